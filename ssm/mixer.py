@@ -1,0 +1,80 @@
+"""The mixer of a Vision Mamba block: tokens in, tokens out, every token seeing all others through two scans."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssm.reference import causal_conv1d, selective_scan
+
+
+class SelectiveSSM(nn.Module):
+    """One direction of the mixer: causal convolution, then a scan whose parameters depend on the token.
+
+    Args:
+        d_inner: Channels D.
+        d_state: States of each channel, N.
+        d_conv: Tokens under the convolution, W.
+        dt_rank: Width of the bottleneck from which the step sizes are projected.
+        reverse: Run from the last token to the first.
+    """
+
+    def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int, reverse: bool = False) -> None:
+        super().__init__()
+        self.d_state, self.dt_rank, self.reverse = d_state, dt_rank, reverse
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)  # holds the weights; ssm's own op convolves
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self._init_dt_proj()
+
+    def _init_dt_proj(self, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
+        """The published models start only the forward direction at Mamba's step sizes; results depend on it."""
+        if self.reverse:
+            nn.init.zeros_(self.dt_proj.bias)
+            return
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        log_dt = torch.empty_like(self.dt_proj.bias).uniform_(math.log(dt_min), math.log(dt_max))
+        dt = log_dt.exp().clamp(min=dt_floor)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Scan x gated by z, both [B, L, D], to [B, L, D]."""
+        x = causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, reverse=self.reverse)
+        dt, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        delta = F.linear(dt, self.dt_proj.weight)
+        A = -torch.exp(self.A_log)
+        return selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse)
+
+
+class BiMamba(nn.Module):
+    """Vim's bidirectional mixer (arXiv 2401.09417, algorithm 1), the mean of a forward and a backward scan.
+
+    Args:
+        embed_dim: Width of the tokens.
+        d_state: States of each channel, N.
+        d_conv: Tokens under the convolution, W.
+        expand: Channels of the scan for every channel of the tokens.
+        bidirectional: Without it, the forward scan alone.
+    """
+
+    def __init__(
+        self, embed_dim: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, bidirectional: bool = True
+    ) -> None:
+        super().__init__()
+        d_inner, dt_rank = expand * embed_dim, math.ceil(embed_dim / 16)
+        self.in_proj = nn.Linear(embed_dim, 2 * d_inner, bias=False)
+        self.forward_ssm = SelectiveSSM(d_inner, d_state, d_conv, dt_rank)
+        self.backward_ssm = SelectiveSSM(d_inner, d_state, d_conv, dt_rank, reverse=True) if bidirectional else None
+        self.out_proj = nn.Linear(d_inner, embed_dim, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Mix tokens, [B, L, embed_dim] to [B, L, embed_dim]."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        y = self.forward_ssm(x, z)
+        if self.backward_ssm is not None:
+            y = (y + self.backward_ssm(x, z)) / 2
+        return self.out_proj(y)

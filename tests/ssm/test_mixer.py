@@ -1,0 +1,68 @@
+"""The mixer: its directions and how it starts. Its values are checked by the golden models."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import models_mamba
+from ssm import BiMamba
+
+KEYS = json.loads((Path(__file__).parents[1] / "golden" / "vim_state_dict_keys.json").read_text())
+
+
+def test_output_is_the_mean_of_both_directions():
+    mixer = BiMamba(8)
+    hidden = torch.randn(2, 5, 8)
+    x, z = mixer.in_proj(hidden).chunk(2, dim=-1)
+    expected = mixer.out_proj((mixer.forward_ssm(x, z) + mixer.backward_ssm(x, z)) / 2)
+    torch.testing.assert_close(mixer(hidden), expected)
+
+
+@pytest.mark.parametrize(("bidirectional", "sees_ahead"), [(True, True), (False, False)])
+def test_only_the_bidirectional_mixer_sees_ahead(bidirectional, sees_ahead):
+    mixer = BiMamba(8, bidirectional=bidirectional)
+    hidden = torch.randn(1, 6, 8)
+    changed = hidden.clone()
+    changed[:, 5] += 1
+    difference = (mixer(changed) - mixer(hidden))[:, :5].abs().max()
+    assert (difference > 0) == sees_ahead
+
+
+def test_starts_like_the_published_models():
+    """Every parameter's first distribution, against statistics of a published tiny model before training."""
+    torch.manual_seed(0)
+    model = timm.create_model("vim_tiny_patch16_224")
+    expected = KEYS["_init_stats_tiny_layer0_seed0"]
+    ours = dict(model.named_parameters())
+    published = models_mamba.checkpoint_filter_fn({name: name for name in expected if name != "pos_embed"}, model)
+    for our_name, name in (published | {"pos_embed": "pos_embed"}).items():
+        parameter, stats = ours[our_name], expected[name]
+        assert list(parameter.shape) == stats["shape"], name
+        spread = stats["std"] / math.sqrt(parameter.numel())
+        assert parameter.mean().item() == pytest.approx(stats["mean"], abs=10 * spread + 1e-6), name
+        assert parameter.std(correction=0).item() == pytest.approx(stats["std"], rel=0.15, abs=1e-6), name
+        reach = stats["max"] - stats["min"]
+        assert parameter.max().item() == pytest.approx(stats["max"], abs=0.15 * reach + 1e-6), name
+        assert parameter.min().item() == pytest.approx(stats["min"], abs=0.15 * reach + 1e-6), name
+
+
+def test_scan_and_residual_stay_fp32_under_autocast(monkeypatch):
+    seen = {}
+
+    def spy(u, delta, A, *rest, reverse):
+        seen["A"] = A.dtype
+        return u
+
+    monkeypatch.setattr("ssm.mixer.selective_scan", spy)
+    model = models_mamba.VisionMamba(img_size=16, patch_size=8, depth=2, embed_dim=16, num_classes=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = model._embed(torch.randn(1, 3, 16, 16))
+        for block in model.layers:
+            tokens = block(tokens)
+    assert seen["A"] == torch.float32
+    assert tokens.residual.dtype == torch.float32
+    assert tokens.hidden.dtype == torch.bfloat16
