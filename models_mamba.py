@@ -1,0 +1,473 @@
+"""Vision Mamba (Vim, arXiv 2401.09417): patches and class tokens through a stack of bidirectional state space blocks.
+
+Importing this module registers its models with timm: `timm.create_model("vim_tiny_patch16_224")`.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from timm.layers import (
+    DropPath,
+    calculate_drop_path_rates,
+    lecun_normal_,
+    resample_abs_pos_embed,
+    to_2tuple,
+    trunc_normal_,
+)
+from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from ssm import BiMamba
+
+CLASS_TOKENS = ("middle", "front", "double", "none")
+POOLS = ("", "token", "avg", "last", "max")
+
+
+class Tokens(NamedTuple):
+    """What passes between layers.
+
+    Attributes:
+        hidden: Output of the last mixer, [B, L, D].
+        residual: Sum of all outputs before it, [B, L, D]; None before the first layer.
+        cls_index: Positions of the class tokens in each image, [B, K].
+        size: How many patches each token stands for, [B, L].
+        source: For every original patch the position of the token that holds it, [B, M]; None unless asked for.
+    """
+
+    hidden: Tensor
+    residual: Tensor | None
+    cls_index: Tensor
+    size: Tensor
+    source: Tensor | None
+
+
+class PatchEmbed(nn.Module):
+    """Image to patches, row by row: one convolution whose stride may be smaller than the patch (then they overlap)."""
+
+    def __init__(self, img_size, patch_size, stride, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size, self.stride = to_2tuple(patch_size), to_2tuple(stride or patch_size)
+        self.proj = nn.Conv2d(in_chans, embed_dim, self.patch_size, self.stride)
+        self.set_input_size(img_size)
+
+    def set_input_size(self, img_size) -> None:
+        """Fix the grid of patches for an image size, an int or (height, width); ValueError unless patches tile it."""
+        self.img_size = to_2tuple(img_size)
+        for size, patch, stride, axis in zip(
+            self.img_size, self.patch_size, self.stride, ("height", "width"), strict=True
+        ):
+            if size < patch or (size - patch) % stride:
+                raise ValueError(
+                    f"image {axis} {size} does not divide into patches of {patch} pixels every {stride}: "
+                    f"({axis} - {patch}) must be a multiple of {stride}"
+                )
+        self.grid_size = tuple(
+            (size - patch) // stride + 1
+            for size, patch, stride in zip(self.img_size, self.patch_size, self.stride, strict=True)
+        )
+        self.num_patches = math.prod(self.grid_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, M, D]."""
+        if images.shape[-2:] != self.img_size:
+            raise ValueError(f"the model takes images of {self.img_size} pixels, not {tuple(images.shape[-2:])}")
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """One layer, residual first: add the previous layer's output, normalise, mix; then fuse tokens where asked to.
+
+    `fusion` is the place where `fusion.inject` puts a layer's token fusion.
+    """
+
+    def __init__(self, mixer: nn.Module, norm: nn.Module, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = DropPath(drop_path)
+        self.norm = norm
+        self.mixer = mixer
+        self.fusion = nn.Identity()
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        hidden, residual = tokens.hidden, tokens.residual
+        # The residual never leaves fp32: position embedding and sums are outside what autocast lowers.
+        residual = hidden if residual is None else residual + self.drop_path(hidden)
+        hidden = self.mixer(self.norm(residual))
+        return self.fusion(tokens._replace(hidden=hidden, residual=residual))
+
+
+class VisionMamba(nn.Module):
+    """Vision Mamba image classifier, with the verbs of timm's models.
+
+    Args:
+        img_size: Pixels, one number or (height, width).
+        patch_size: Pixels, one number or (height, width).
+        stride: Pixels between patches; patch_size if None.
+        in_chans: Channels of the images.
+        num_classes: Outputs of the head; 0 for no head.
+        global_pool: `token` reads the class tokens (their mean where there are two), `avg`, `last` and `max` the
+            patches; `max` is the maximum of the logits over tokens; an empty string pools nothing. `token` if None,
+            `avg` without class tokens.
+        class_token: Where class tokens stand in the sequence: `middle`, `front`, `double` (both ends) or `none`.
+        embed_dim: Width of the tokens, D.
+        depth: Layers.
+        d_state: States of each channel of the scan, N.
+        d_conv: Tokens under the causal convolution.
+        expand: Channels of the scan for every channel of the tokens.
+        bidirectional: Scan in both directions; without it only from first to last.
+        drop_rate: Dropout after the position embedding.
+        drop_path_rate: Stochastic depth of the last layer's output; earlier ones rise linearly to it.
+
+    Raises:
+        ValueError: Patches that don't tile the image, or an unknown class_token or global_pool.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 16,
+        stride: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str | None = None,
+        class_token: str = "middle",
+        embed_dim: int = 192,
+        depth: int = 24,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        bidirectional: bool = True,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if class_token not in CLASS_TOKENS:
+            raise ValueError(f"class_token must be one of {', '.join(CLASS_TOKENS)}, not {class_token!r}")
+        self.class_token = class_token
+        self.num_prefix_tokens = {"none": 0, "double": 2}.get(class_token, 1)
+        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
+        self.in_chans = in_chans
+        self.grad_checkpointing = False
+
+        self.patch_embed = PatchEmbed(img_size, patch_size, stride, in_chans, embed_dim)
+        for name in self._class_token_names():
+            setattr(self, name, nn.Parameter(torch.zeros(1, 1, embed_dim)))
+        length = self.patch_embed.num_patches + self.num_prefix_tokens
+        self.pos_embed = nn.Parameter(torch.zeros(1, length, embed_dim))
+        self.pos_drop = nn.Dropout(drop_rate)
+
+        # A block drops the output of the block before it, so the rates stand one place later than in a ViT.
+        *rates, final_rate = [0.0, *calculate_drop_path_rates(drop_path_rate, depth)]
+        self.layers = nn.ModuleList(
+            Block(BiMamba(embed_dim, d_state, d_conv, expand, bidirectional), nn.RMSNorm(embed_dim, eps=1e-5), rate)
+            for rate in rates
+        )
+        self.drop_path = DropPath(final_rate)
+        self.norm_f = nn.RMSNorm(embed_dim, eps=1e-5)
+        reduction = self.patch_embed.stride[0]
+        self.feature_info = [
+            {"module": f"layers.{i}", "num_chs": embed_dim, "reduction": reduction} for i in range(depth)
+        ]
+        self.global_pool = ""
+        self.reset_classifier(num_classes, global_pool or ("token" if self.num_prefix_tokens else "avg"))
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        lecun_normal_(self.patch_embed.proj.weight)
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        for parameter in (self.pos_embed, *self._class_tokens()):
+            trunc_normal_(parameter, std=0.02)
+        for block in self.layers:
+            out_proj = block.mixer.out_proj.weight
+            nn.init.kaiming_uniform_(out_proj, a=math.sqrt(5))
+            with torch.no_grad():
+                out_proj /= math.sqrt(len(self.layers))
+
+    def _class_token_names(self) -> tuple[str, ...]:
+        names = {"none": (), "double": ("cls_token_head", "cls_token_tail")}
+        return names.get(self.class_token, ("cls_token",))
+
+    def _class_tokens(self) -> list[nn.Parameter]:
+        return [getattr(self, name) for name in self._class_token_names()]
+
+    # timm's verbs
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Patterns of parameters that weight decay must not shrink: embeddings, and the state space's own A_log and D.
+
+        Mamba's authors exempt A_log and D; the published Vim trainings decayed A_log.
+        """
+        return {"pos_embed", "cls_token*", "*.A_log", "*.D"}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Regular expressions that group parameters by layer; coarse or not makes no difference here."""
+        return {
+            "stem": r"^cls_token|^pos_embed|^patch_embed",
+            "blocks": [(r"^layers\.(\d+)", None), (r"^norm_f", (99999,))],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only each layer's input for the backward pass and compute the rest again."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a new one, and the pooling where global_pool is given."""
+        if global_pool is not None:
+            if global_pool not in POOLS:
+                raise ValueError(f"global_pool must be one of {', '.join(POOLS[1:])} or '', not {global_pool!r}")
+            if global_pool == "token" and not self.num_prefix_tokens:
+                raise ValueError("global_pool 'token' needs a class token")
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        self.head = nn.Identity()
+        if num_classes > 0:
+            like = self.pos_embed
+            self.head = nn.Linear(self.embed_dim, num_classes, device=like.device, dtype=like.dtype)
+            trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Take images of another size from now on; the position embedding is resampled."""
+        old_grid = self.patch_embed.grid_size
+        self.patch_embed.set_input_size(img_size)
+        resized = resize_pos_embed(self.pos_embed, self.patch_embed.grid_size, self.class_token, old_grid)
+        self.pos_embed = nn.Parameter(resized.detach(), requires_grad=self.pos_embed.requires_grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W] to logits [B, num_classes]."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images to tokens after the final norm, [B, K + L', D]: the K class tokens, then the patches in order."""
+        tokens = self._embed(x)
+        for block in self.layers:
+            tokens = self._run(block, tokens)
+        features = self.norm_f(tokens.residual + self.drop_path(tokens.hidden))
+        return _class_tokens_first(features, tokens.cls_index)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens of forward_features to logits, or with pre_logits to what the head would see."""
+        x = self._pool(x)
+        if pre_logits:
+            return x
+        logits = self.head(x)
+        return logits.amax(dim=1) if self.global_pool == "max" else logits
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ):
+        """Features after chosen layers, on the full grid of patches also where tokens were fused.
+
+        Args:
+            x: Images, [B, C, H, W].
+            indices: The last n layers for an int, all for None, or these.
+            return_prefix_tokens: Make each intermediate a pair (patches, class tokens [B, K, D]).
+            norm: Apply the final norm to each.
+            stop_early: Don't run the layers after the last one asked for.
+            output_fmt: `NCHW` for maps [B, D, H', W'], `NLC` for sequences [B, M, D].
+            intermediates_only: Leave out the final features.
+
+        Returns:
+            (features as from forward_features, list of intermediates), or the list alone.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be NCHW or NLC, not {output_fmt!r}")
+        take, last = feature_take_indices(len(self.layers), indices)
+        tokens = self._embed(x, trace_source=True)
+        intermediates = []
+        for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
+            tokens = self._run(block, tokens)
+            if i in take:
+                features = tokens.residual + tokens.hidden
+                features = self.norm_f(features) if norm else features
+                patches = _take_tokens(features, tokens.source)
+                if output_fmt == "NCHW":
+                    patches = patches.transpose(1, 2).unflatten(2, self.patch_embed.grid_size).contiguous()
+                prefix = _take_tokens(features, tokens.cls_index)
+                intermediates.append((patches, prefix) if return_prefix_tokens else patches)
+        if intermediates_only:
+            return intermediates
+        features = self.norm_f(tokens.residual + self.drop_path(tokens.hidden))
+        return _class_tokens_first(features, tokens.cls_index), intermediates
+
+    # the steps
+
+    def _embed(self, images: Tensor, trace_source: bool = False) -> Tokens:
+        """Images to the sequence that enters the first layer."""
+        x = self.patch_embed(images)
+        B, M, _ = x.shape
+        positions = class_token_positions(self.class_token, M)
+        for position, token in zip(positions, self._class_tokens(), strict=True):
+            x = torch.cat((x[:, :position], token.expand(B, -1, -1), x[:, position:]), dim=1)
+        x = self.pos_drop(x + self.pos_embed)
+        L = x.shape[1]
+        cls_index = torch.tensor(positions, dtype=torch.long, device=x.device).expand(B, -1)
+        source = None
+        if trace_source:
+            patches = [i for i in range(L) if i not in positions]
+            source = torch.tensor(patches, device=x.device).expand(B, -1)
+        return Tokens(hidden=x, residual=None, cls_index=cls_index, size=x.new_ones(B, L), source=source)
+
+    def _run(self, block: Block, tokens: Tokens) -> Tokens:
+        return checkpoint(block, tokens) if self.grad_checkpointing and self.training else block(tokens)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        K = self.num_prefix_tokens
+        if self.global_pool == "token":
+            return x[:, :K].mean(dim=1)
+        if self.global_pool == "avg":
+            return x[:, K:].mean(dim=1)
+        if self.global_pool == "last":
+            return x[:, -1]
+        return x[:, K:] if self.global_pool == "max" else x
+
+
+def class_token_positions(class_token: str, num_patches: int) -> tuple[int, ...]:
+    """Places of the class tokens in the sequence of num_patches patches and themselves."""
+    return {"middle": (num_patches // 2,), "front": (0,), "double": (0, num_patches + 1), "none": ()}[class_token]
+
+
+def _take_tokens(x: Tensor, index: Tensor) -> Tensor:
+    """Rows index [B, K] of x [B, L, D], as [B, K, D]."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _class_tokens_first(x: Tensor, cls_index: Tensor) -> Tensor:
+    """Move the class tokens, wherever they are in each image, to the front; the others keep their order."""
+    is_class = torch.zeros(x.shape[:2], dtype=torch.int8, device=x.device).scatter(1, cls_index, 1)
+    return _take_tokens(x, is_class.argsort(dim=1, descending=True, stable=True))
+
+
+def resize_pos_embed(
+    pos_embed: Tensor, grid_size: tuple[int, int], class_token: str, old_grid: tuple[int, int] | None = None
+) -> Tensor:
+    """Resample a position embedding [1, L, D] for another grid; class tokens' rows are found and left at their places.
+
+    Args:
+        pos_embed: [1, L, D], rows in sequence order.
+        grid_size: Patches of the new grid, (rows, columns).
+        class_token: Where the class tokens stand, as in VisionMamba.
+        old_grid: Patches of the old grid; a square if None (ValueError if it can't be one).
+    """
+    num_classes = len(class_token_positions(class_token, 0))
+    old_patches = pos_embed.shape[1] - num_classes
+    if old_grid is None:
+        side = math.isqrt(old_patches)
+        old_grid = (side, side)
+    if math.prod(old_grid) != old_patches:
+        raise ValueError(f"a position embedding of {old_patches} patches is no grid of {old_grid[0]} x {old_grid[1]}")
+    old_places = list(class_token_positions(class_token, old_patches))
+    old_others = [i for i in range(pos_embed.shape[1]) if i not in old_places]
+    prefix_first = pos_embed[:, old_places + old_others]
+    prefix_first = resample_abs_pos_embed(prefix_first, grid_size, old_grid, num_prefix_tokens=num_classes)
+    resized = prefix_first[:, num_classes:]
+    new_places = class_token_positions(class_token, math.prod(grid_size))
+    for i, place in enumerate(new_places):
+        resized = torch.cat((resized[:, :place], prefix_first[:, i : i + 1], resized[:, place:]), dim=1)
+    return resized
+
+
+# Published name -> ours. The published mixer holds both directions side by side, the backward one marked by _b.
+_PUBLISHED_NAMES = {
+    f"{published}{mark}{ending}": f"{branch}.{published}{ours_ending}"
+    for mark, branch in (("", "forward_ssm"), ("_b", "backward_ssm"))
+    for published, ending, ours_ending in (
+        ("conv1d", ".weight", ".weight"),
+        ("conv1d", ".bias", ".bias"),
+        ("x_proj", ".weight", ".weight"),
+        ("dt_proj", ".weight", ".weight"),
+        ("dt_proj", ".bias", ".bias"),
+        ("D", "", ""),
+    )
+} | {"A_log": "forward_ssm.A_log", "A_b_log": "backward_ssm.A_log"}
+
+
+def checkpoint_filter_fn(state_dict: dict, model: VisionMamba) -> dict[str, Tensor]:
+    """Rename the keys of a published Vim checkpoint to ours, and resample its position embedding to the model's grid.
+
+    Args:
+        state_dict: Published or our own keys, bare or in a `model` entry. Keys it doesn't know pass unchanged, so that
+            load_state_dict reports them.
+        model: The model that will load the result.
+    """
+    state_dict = state_dict.get("model", state_dict)
+    renamed = {}
+    for key, value in state_dict.items():
+        prefix, mixer, name = key.partition(".mixer.")
+        renamed[f"{prefix}{mixer}{_PUBLISHED_NAMES.get(name, name)}"] = value
+    pos_embed = renamed.get("pos_embed")
+    if pos_embed is not None and pos_embed.shape[1] != model.pos_embed.shape[1]:
+        renamed["pos_embed"] = resize_pos_embed(pos_embed, model.patch_embed.grid_size, model.class_token)
+    return renamed
+
+
+# The registry: what differs between variants. The five published names come first, verbatim.
+_TINY = {"embed_dim": 192, "depth": 24}
+_SMALL = {"embed_dim": 384, "depth": 24}
+_BASE = {"embed_dim": 768, "depth": 24}
+_PUBLISHED = "bimambav2_final_pool_mean_abs_pos_embed_with"
+_VARIANTS = {
+    f"vim_tiny_patch16_224_{_PUBLISHED}_midclstok_div2": _TINY,
+    f"vim_tiny_patch16_stride8_224_{_PUBLISHED}_midclstok_div2": _TINY | {"stride": 8},
+    f"vim_small_patch16_224_{_PUBLISHED}_midclstok_div2": _SMALL,
+    f"vim_small_patch16_stride8_224_{_PUBLISHED}_midclstok_div2": _SMALL | {"stride": 8},
+    f"vim_base_patch16_224_{_PUBLISHED}_middle_cls_token_div2": _BASE,
+    "vim_tiny_patch16_224": _TINY,
+    "vim_tiny_patch16_stride8_224": _TINY | {"stride": 8},
+    "vim_small_patch16_224": _SMALL,
+    "vim_small_patch16_stride8_224": _SMALL | {"stride": 8},
+    "vim_base_patch16_224": _BASE,
+    "vim_nano_patch4_32": {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 12},
+    "vim_pico_patch2_8": {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6},
+}
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: {
+            "input_size": (3, variant.get("img_size", 224), variant.get("img_size", 224)),
+            "fixed_input_size": True,
+            "crop_pct": 0.875,
+            "interpolation": "bicubic",
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        }
+        for name, variant in _VARIANTS.items()
+    }
+)
+
+
+def _register(name: str, variant: dict) -> None:
+    def create(pretrained: bool = False, **kwargs) -> VisionMamba:
+        return build_model_with_cfg(
+            VisionMamba,
+            name,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+            **(variant | kwargs),
+        )
+
+    create.__name__ = create.__qualname__ = name
+    register_model(create)
+
+
+for _name, _variant in _VARIANTS.items():
+    _register(_name, _variant)
