@@ -1,0 +1,146 @@
+"""Which tokens fuse with which, and the fusing itself.
+
+Bipartite soft matching (ToMe, arXiv 2210.09461, section 3) with what Famba-V (arXiv 2409.09808, section 3) needs in a
+state space model: survivors keep their order, because a scan reads a sequence, and class tokens stay apart wherever
+they stand.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """How the L tokens of each of B images become L - r: decided by `match`, carried out by `merge`.
+
+    Attributes:
+        source: [B, r], positions of the tokens that vanish, the strongest match first.
+        target: [B, r], positions of the tokens that take them in, pair by pair.
+        keep: [B, L - r], positions of the tokens that survive, ascending.
+        index: [B, L], for every token its position after merging; a source has its target's.
+        cls_index: [B, K], the class tokens' positions after merging, or None.
+        count: [B, L - r], how many tokens went into each of the merged ones.
+        rows: what `GroupSum` takes beside the tokens; computed once for all that is merged.
+    """
+
+    source: Tensor
+    target: Tensor
+    keep: Tensor
+    index: Tensor
+    cls_index: Tensor | None
+    count: Tensor
+    rows: tuple[Tensor, Tensor, Tensor, Tensor] = field(repr=False)
+
+    def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Replaces every target by the mean of itself and its sources. The other survivors do not change by a bit.
+
+        Args:
+            x: [B, L, C].
+            size: [B, L], the tokens' weights in the means; None weighs all the same.
+
+        Returns:
+            [B, L - r, C]; with `size` given, that and the summed sizes [B, L - r].
+        """
+        if size is None:
+            return self.group_sum(x) / self.count.unsqueeze(-1)
+        total = self.group_sum(size)
+        share = size / total.gather(1, self.index)  # exactly 1 for a token that fuses with no other
+        return self.group_sum(x * share.unsqueeze(-1).to(x.dtype)), total
+
+    def group_sum(self, x: Tensor) -> Tensor:
+        """Adds every source to its target: [B, L, ...] -> [B, L - r, ...].
+
+        Raises:
+            ValueError: x is not of the B images and L tokens that were matched.
+        """
+        if x.shape[:2] != self.index.shape:
+            raise ValueError(f"matched {tuple(self.index.shape)} tokens, cannot merge {tuple(x.shape[:2])}")
+        return GroupSum.apply(x.flatten(0, 1), *self.rows).unflatten(0, self.keep.shape)
+
+
+class GroupSum(torch.autograd.Function):
+    """The rows `keep` of x, with the rows `source` added to the rows `target` of that; `index` is where each row went.
+
+    Only whole rows move, forward and backward, and only the sources are added: several times faster than
+    scatter_reduce with an index for every element.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, keep: Tensor, source: Tensor, target: Tensor, index: Tensor) -> Tensor:
+        return x.index_select(0, keep).index_add_(0, target, x.index_select(0, source))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(inputs[-1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        return grad.index_select(0, index), None, None, None, None
+
+
+@torch.no_grad()
+def match(metric: Tensor, r: int, cls_index: Tensor | None = None) -> Matching:
+    """Finds in each image the r tokens that are most similar to another one, to be fused into it.
+
+    Class tokens aside, the 1st, 3rd, 5th, ... token can vanish and the 2nd, 4th, 6th, ... can take others in. Each of
+    the former points at the latter it is most similar to, by cosine; the r most similar pairs fuse. No gradient
+    passes through the choice.
+
+    Args:
+        metric: [B, L, D], what to compare tokens by. Compared in fp32 or better, under autocast too.
+        r: tokens to fuse, clipped to half of the tokens that are not class tokens, rounded down.
+        cls_index: [B, K], the class tokens' positions, all different, in any order; None for none.
+
+    Raises:
+        ValueError: r is negative.
+    """
+    if r < 0:
+        raise ValueError(f"the number of tokens to fuse must be at least 0, not {r}")
+    B, L, _ = metric.shape
+    protected = torch.empty(B, 0, dtype=torch.long, device=metric.device) if cls_index is None else cls_index
+    r = min(r, (L - protected.shape[1]) // 2)
+    patches = _positions_without(protected, L)
+    source, target = _most_similar_pairs(metric, patches[:, ::2], patches[:, 1::2], r)
+
+    keep = _positions_without(source, L)
+    new_positions = torch.arange(L - r, device=metric.device).expand(B, -1)
+    index = torch.empty(B, L, dtype=torch.long, device=metric.device).scatter_(1, keep, new_positions)
+    target_index = index.gather(1, target)
+    index.scatter_(1, source, target_index)
+
+    rows = (_rows(keep, L), _rows(source, L), _rows(target_index, L - r), _rows(index, L - r))
+    count = torch.ones_like(rows[0]).index_add_(0, rows[2], torch.ones_like(rows[2])).view_as(keep)
+    return Matching(source, target, keep, index, None if cls_index is None else index.gather(1, cls_index), count, rows)
+
+
+def _most_similar_pairs(metric: Tensor, a: Tensor, b: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """The r pairs [B, r] of a position from a [B, _] and one from b [B, _] that fuse, the most similar first."""
+    if r == 0:
+        return a[:, :0], b[:, :0]
+    with torch.autocast(metric.device.type, enabled=False):
+        unit = F.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
+        similarity, nearest = (_take(unit, a) @ _take(unit, b).mT).max(dim=-1)
+    chosen = similarity.argsort(dim=1, descending=True, stable=True)[:, :r]
+    return a.gather(1, chosen), b.gather(1, nearest.gather(1, chosen))
+
+
+def _positions_without(excluded: Tensor, length: int) -> Tensor:
+    """The positions below length that are not in excluded [B, n], ascending: [B, length - n]."""
+    B, n = excluded.shape
+    mask = torch.zeros(B, length, dtype=torch.uint8, device=excluded.device).scatter_(1, excluded, 1)
+    return mask.argsort(dim=1, stable=True)[:, : length - n]  # unlike nonzero, never waits for a GPU
+
+
+def _take(x: Tensor, positions: Tensor) -> Tensor:
+    """The tokens of x [B, L, D] at positions [B, n]: [B, n, D]."""
+    return x.flatten(0, 1).index_select(0, _rows(positions, x.shape[1])).unflatten(0, positions.shape)
+
+
+def _rows(positions: Tensor, length: int) -> Tensor:
+    """Positions [B, n] in sequences of that length, as rows [B * n] of the sequences laid end to end."""
+    starts = torch.arange(positions.shape[0], device=positions.device).unsqueeze(1) * length
+    return (positions + starts).flatten()
