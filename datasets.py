@@ -1,0 +1,355 @@
+"""Data sets by name, and the transforms of training and evaluation.
+
+`build_dataset` and `build_transform` have DeiT's shape. A data set gives pairs of a float image [3, H, W] and an int
+label; what cannot be read is a ValueError or FileNotFoundError of one line.
+"""
+
+import difflib
+import gzip
+import io
+import json
+import math
+import pickle
+import re
+import zlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from timm.data import create_dataset, create_transform
+from timm.data.auto_augment import NAME_TO_OP
+from timm.data.transforms import str_to_interp_mode
+from torch.utils.data import Dataset
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, ImageFolder
+from torchvision.datasets.folder import find_classes
+from torchvision.transforms import Compose, RandomChoice, RandomCrop, Resize
+
+TIMM_PREFIXES = ("torch", "wds", "tfds")
+SMALL = 32  # images up to this many pixels are padded and shifted: a random resized crop would leave too little
+NEVER_MIRRORED = {"digits", "mnist", "kmnist", "qmnist", "emnist", "svhn", "svhn_cropped"}  # a mirrored 2 is no digit
+INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
+DEBIAN_FMNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
+
+
+def build_dataset(is_train, args):
+    """Builds the training or the validation split of `args.data_set`, transforms included.
+
+    Returns:
+        The data set and the number of classes (`args.nb_classes` where that is given).
+
+    Raises:
+        ValueError: an unknown name, a flag that does not fit, or data that are not what they should be.
+        FileNotFoundError: the data are not there; says what was looked for, where, and how to get it.
+    """
+    check(args)
+    transform = build_transform(is_train, args)
+    dataset = BUILDERS.get(args.data_set.upper(), _timm)(is_train, args)
+    dataset.transform = Compose([to_rgb, transform])
+    return dataset, _num_classes(dataset, args)
+
+
+def check(args):
+    """Checks that the name is known and that a path is given where one is needed; reads nothing.
+
+    Raises:
+        ValueError: naming the flag, and for an unknown name the nearest ones.
+    """
+    name = args.data_set
+    prefix, slash, _ = name.lower().partition("/")
+    if slash and prefix in ("hfds", "hfids"):
+        raise ValueError(
+            f"--data-set {name}: its package is called 'datasets', as is this project's module, and cannot be imported "
+            "beside it; use FOLDER or a torch/, wds/ or tfds/ name"
+        )
+    if name.upper() not in BUILDERS and not (slash and prefix in TIMM_PREFIXES):
+        near = difflib.get_close_matches(name.upper(), BUILDERS, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        known = ", ".join([*BUILDERS, *(f"{prefix}/..." for prefix in TIMM_PREFIXES)])
+        raise ValueError(f"--data-set {name}: no such data set; {hint}known are {known}")
+    if not args.data_path and name.upper() not in ("DIGITS", "FMNIST"):
+        raise ValueError(f"--data-set {name} needs --data-path")
+
+
+def build_transform(is_train, args):
+    """Builds what turns an RGB image of any size into a tensor [3, H, W], for training or for evaluation.
+
+    `args.color_jitter` acts where `args.aa` is off, and `args.eval_crop_ratio` above 32 pixels.
+
+    Raises:
+        ValueError: a flag that timm does not understand.
+    """
+    size = tuple(args.input_size)
+    small = max(size) <= SMALL
+    if not 0 < args.eval_crop_ratio <= 1:
+        raise ValueError(f"--eval-crop-ratio {args.eval_crop_ratio}: must be above 0 and at most 1")
+    if not is_train:
+        crop = {"crop_mode": "squash", "crop_pct": 1.0} if small else {"crop_pct": args.eval_crop_ratio}
+        return create_transform(size, interpolation="bicubic", **crop)
+    mirrored = NEVER_MIRRORED.isdisjoint(re.split("[/:]", args.data_set.lower()))
+    try:
+        transform = create_transform(
+            size,
+            is_training=True,
+            hflip=0.5 if mirrored else 0.0,
+            color_jitter=args.color_jitter,
+            auto_augment=None if args.aa in (None, "", "none", "None") else args.aa,
+            interpolation=args.train_interpolation,
+            re_prob=args.reprob,
+            re_mode=args.remode,
+            re_count=args.recount,
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        flags = f"--aa {args.aa} --train-interpolation {args.train_interpolation} --remode {args.remode}"
+        raise ValueError(f"{flags}: timm does not understand one of these ({error!r})") from error
+    if small:
+        transform.transforms[:1] = _padded_crop(size, args.train_interpolation)
+    return transform
+
+
+def _padded_crop(size, interpolation):
+    """Resizes to `size`, then shifts by up to an eighth of it."""
+    height, width = size
+    modes = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
+    resize = RandomChoice([Resize(size, str_to_interp_mode(mode)) for mode in modes])
+    return [resize, RandomCrop(size, padding=(width // 8, height // 8))]
+
+
+def posterize(image, bits_to_keep, **_):
+    """Keeps the highest bits of each channel.
+
+    At full strength timm's policies ask for 0 bits, a black image, which newer versions of Pillow refuse.
+    """
+    if bits_to_keep <= 0:
+        return Image.new(image.mode, image.size)
+    return ImageOps.posterize(image, min(bits_to_keep, 8))
+
+
+NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), posterize))
+
+
+def to_rgb(image):
+    """Decodes an image, and names its file where that fails: a broken file must never pass unseen.
+
+    Raises:
+        OSError: the image cannot be decoded.
+    """
+    try:
+        return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly everything
+        raise OSError(f"{getattr(image, 'filename', '')}: broken image ({error})") from error
+
+
+class LabelledImages(Dataset):
+    """Images with labels: paths for `Image.open`, or uint8 arrays [H, W] or [H, W, 3] for `Image.fromarray`."""
+
+    def __init__(self, images, labels, classes, open_image):
+        self.images = images
+        self.labels = labels
+        self.classes = classes
+        self.open_image = open_image
+        self.transform = to_rgb
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.transform(self.open_image(self.images[index])), int(self.labels[index])
+
+
+def _in_memory(images, labels, classes, source):
+    """A data set of arrays, once images and labels are seen to fit."""
+    if len(images) == 0 or len(images) != len(labels):
+        raise ValueError(f"{source}: {len(images)} images and {len(labels)} labels")
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(f"{source}: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
+    return LabelledImages(images, labels, classes, Image.fromarray)
+
+
+def _num_classes(dataset, args):
+    reader = getattr(dataset, "reader", None)
+    known = len(getattr(dataset, "classes", None) or getattr(reader, "class_to_idx", None) or ())
+    if not (known or args.nb_classes):
+        raise ValueError(f"--data-set {args.data_set} does not say how many classes it has: give --nb-classes")
+    if args.nb_classes and args.nb_classes < known:
+        raise ValueError(f"--nb-classes {args.nb_classes}: --data-set {args.data_set} has {known} classes")
+    return args.nb_classes or known
+
+
+def _find(args, names, folders, advice, source=None):
+    """Paths of the files `names`, plain or gzipped, in the first of `folders` that has them all.
+
+    Where none has, and `args.download` allows it, the torchvision class `source` downloads into the data path first.
+    """
+    for folder in folders:
+        paths = [next(filter(Path.is_file, (folder / name, folder / f"{name}.gz")), None) for name in names]
+        if all(paths):
+            return paths
+    missing = f"--data-set {args.data_set}: no {' and '.join(names)} in {' or '.join(map(str, folders))}"
+    if not (source and args.download and args.data_path):
+        raise FileNotFoundError(f"{missing}; {advice}")
+    try:
+        source(args.data_path, download=True)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(f"{missing}; download failed ({_one_line(error)}); {advice}") from error
+    return _find(args, names, folders, advice)
+
+
+def _one_line(error):
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.replace("download=True", "--download")  # torchvision speaks of its argument
+
+
+def _read(path):
+    """The bytes of a plain or gzipped file."""
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: broken gzip file ({error})") from error
+
+
+def _digits(is_train, args):
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels; the same stratified fifth is always the validation set."""
+    from sklearn.datasets import load_digits  # slow to import, and nothing else here needs it
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    train, val = train_test_split(np.arange(len(images)), test_size=0.2, stratify=digits.target, random_state=0)
+    split = train if is_train else val
+    return _in_memory(images[split], digits.target[split], range(10), "DIGITS")
+
+
+def _cifar(is_train, args, source, num_classes):
+    root = Path(args.data_path).expanduser()
+    names = [name for name, _ in (source.train_list if is_train else source.test_list)]
+    advice = f"--download gets it, or unpack {source.url} into --data-path"
+    paths = _find(args, names, [root / source.base_folder, root], advice, source)
+    batches = [_read_cifar(path) for path in paths]
+    images = np.concatenate([images for images, _ in batches])
+    labels = np.concatenate([labels for _, labels in batches])
+    return _in_memory(images, labels, range(num_classes), paths[0].parent)
+
+
+def _read_cifar(path):
+    """Images [N, 32, 32, 3] and labels [N] of one batch in CIFAR's Python format."""
+    try:
+        batch = ArrayUnpickler(io.BytesIO(_read(path)), encoding="latin1").load()
+        labels = batch["fine_labels"] if "fine_labels" in batch else batch["labels"]
+        images = np.asarray(batch["data"]).astype(np.uint8, casting="safe").reshape(-1, 3, 32, 32)
+        return images.transpose(0, 2, 3, 1), np.asarray(labels).astype(np.int64, casting="safe")
+    except Exception as error:  # a broken pickle raises nearly everything
+        raise ValueError(f"{path}: not a batch of CIFAR in Python's format ({_one_line(error)})") from error
+
+
+# What rebuilds an array, for pickle protocols below 5 and from 5 on; its module is numpy.core before NumPy 2.
+_RECONSTRUCT, _FROMBUFFER = (np.empty(0).__reduce_ex__(protocol)[0] for protocol in (4, 5))
+UNPICKLED = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "numpy.core.multiarray._reconstruct": _RECONSTRUCT,
+    "numpy._core.multiarray._reconstruct": _RECONSTRUCT,
+    "numpy.core.numeric._frombuffer": _FROMBUFFER,
+    "numpy._core.numeric._frombuffer": _FROMBUFFER,
+    "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # how protocols below 3 write bytes
+}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles plain containers and NumPy arrays: a pickle that asks for anything else could run any code."""
+
+    def find_class(self, module, name):
+        if f"{module}.{name}" not in UNPICKLED:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of arrays")
+        return UNPICKLED[f"{module}.{name}"]
+
+
+def _fashion_mnist(is_train, args):
+    root = Path(args.data_path).expanduser() if args.data_path else None
+    folders = [root, root / "FashionMNIST" / "raw"] if root else [DEBIAN_FMNIST]
+    names = [f"{'train' if is_train else 't10k'}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+    advice = "apt-get install dataset-fashion-mnist, or give --data-path and --download"
+    images, labels = _find(args, names, folders, advice, FashionMNIST)
+    return _in_memory(_read_idx(images, 3), _read_idx(labels, 1), FashionMNIST.classes, images.parent)
+
+
+def _read_idx(path, ndim):
+    """The uint8 array of `ndim` axes in an idx file: bytes 0, 0, type, ndim; the sizes, 4 bytes each; the data."""
+    data = _read(path)
+    header = 4 + 4 * ndim
+    if data[:4] != bytes((0, 0, 0x08, ndim)) or len(data) < header:
+        raise ValueError(f"{path}: not an idx file of unsigned bytes with {ndim} axes")
+    shape = np.frombuffer(data, ">u4", ndim, offset=4).tolist()
+    if len(data) - header != math.prod(shape):
+        raise ValueError(f"{path}: {len(data) - header} bytes of data where {shape} are announced")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _image_folder(is_train, args):
+    """train/ and val/, each with the same folders of images, one a class."""
+    root = Path(args.data_path).expanduser()
+    split, other = (root / "train", root / "val")[:: 1 if is_train else -1]
+    if not split.is_dir():
+        raise FileNotFoundError(f"--data-set {args.data_set}: no folder {split}; --data-path must hold train/ and val/")
+    try:
+        folder = ImageFolder(split)
+        if other.is_dir() and (odd := set(folder.classes) ^ set(find_classes(other)[0])):
+            raise ValueError(f"{root}: classes in only one of train/ and val/: {', '.join(sorted(odd))}")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--data-path {root}: {error}") from error
+    return LabelledImages([path for path, _ in folder.samples], folder.targets, folder.classes, Image.open)
+
+
+def _inaturalist(is_train, args, year):
+    """iNaturalist's json files; classes are numbered as they first appear in the training set, as DeiT does."""
+    root = Path(args.data_path).expanduser()
+    names = ["categories.json", f"train{year}.json", f"val{year}.json"]
+    paths = _find(args, names, [root], "see https://github.com/visipedia/inat_comp")
+    try:
+        categories, train, val = (json.loads(_read(path)) for path in paths)
+        taxa = {entry.get("id", i): entry[args.inat_category] for i, entry in enumerate(categories)}
+        classes = list(dict.fromkeys(taxa[int(entry["category_id"])] for entry in train["annotations"]))
+        index = {name: i for i, name in enumerate(classes)}
+        files = [image["file_name"] for image in (train if is_train else val)["images"]]
+        labels = [index[taxa[int(file.split("/")[2])]] for file in files]
+        if not (root / files[0]).exists():  # DeiT's layout has no folder between the split's and the category's
+            parts = (file.split("/") for file in files)
+            files = [f"{split}/{category}/{name}" for split, _, category, name in parts]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{root}: not iNaturalist {year} with --inat-category {args.inat_category} ({error!r})"
+        ) from error
+    return LabelledImages([f"{root}/{file}" for file in files], labels, classes, Image.open)
+
+
+def _timm(is_train, args):
+    """What timm makes of a name with a prefix; wds and tfds give streams, which shuffle and share out by themselves."""
+    stream = {} if args.data_set.lower().startswith("torch/") else {"seed": args.seed, "batch_size": args.batch_size}
+    try:
+        dataset = create_dataset(
+            args.data_set,
+            root=args.data_path,
+            split="train" if is_train else "validation",
+            is_training=is_train,
+            download=args.download,
+            **stream,
+        )
+    except Exception as error:  # each reader has its own ways to fail
+        raise ValueError(f"--data-set {args.data_set} --data-path {args.data_path}: {_one_line(error)}") from error
+    if hasattr(dataset, "loader"):
+        dataset.loader = Image.open  # by path, so that a broken file can be named
+    return dataset
+
+
+BUILDERS = {
+    "DIGITS": _digits,
+    "CIFAR": partial(_cifar, source=CIFAR100, num_classes=100),
+    "CIFAR10": partial(_cifar, source=CIFAR10, num_classes=10),
+    "FMNIST": _fashion_mnist,
+    "IMNET": _image_folder,
+    "FOLDER": _image_folder,
+    "INAT": partial(_inaturalist, year=2018),
+    "INAT19": partial(_inaturalist, year=2019),
+}

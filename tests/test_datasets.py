@@ -1,0 +1,736 @@
+"""Data sets and transforms; small sets of every format are written to a temporary folder."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+from argparse import Namespace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.random_erasing import RandomErasing
+from torch.utils.data import DataLoader, IterableDataset
+from torchvision.datasets import CIFAR100, FashionMNIST
+from torchvision.transforms import CenterCrop, ColorJitter, InterpolationMode, RandomHorizontalFlip, Resize
+
+import datasets
+
+RNG = np.random.default_rng(0)
+MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def make_args(**changes):
+    args = Namespace(
+        data_set="DIGITS",
+        data_path=None,
+        input_size=(32, 32),
+        color_jitter=0.3,
+        aa="rand-m9-mstd0.5-inc1",
+        train_interpolation="bicubic",
+        reprob=0.25,
+        remode="pixel",
+        recount=1,
+        eval_crop_ratio=0.875,
+        inat_category="name",
+        download=False,
+        nb_classes=None,
+        seed=0,
+        batch_size=2,
+    )
+    for name, value in changes.items():
+        assert hasattr(args, name)
+        setattr(args, name, value)
+    return args
+
+
+plain_args = partial(make_args, aa=None, color_jitter=0.0, reprob=0.0)
+
+
+def pixels(tensor):
+    """Undo the normalisation: uint8 [H, W, 3]."""
+    return ((tensor * STD + MEAN) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def error_of(is_train=True, **changes):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        datasets.build_dataset(is_train, make_args(**changes))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Small sets of every format. Each writer fills a folder and returns the split sizes and the number of classes.
+
+
+def write_pickle(path, entries, protocol=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(entries, protocol=protocol))
+
+
+def write_cifar100(root, protocol=2):
+    for name, count in (("train", 6), ("test", 4)):
+        data = RNG.integers(0, 256, (count, 3072), dtype=np.uint8)
+        labels = list(range(90, 90 + count))
+        entries = {"data": data, "fine_labels": labels, "coarse_labels": [0] * count, "filenames": ["x"] * count}
+        write_pickle(root / "cifar-100-python" / name, entries, protocol)
+    return 6, 4, 100
+
+
+def write_cifar10(root):
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        entries = {"data": RNG.integers(0, 256, (2, 3072), dtype=np.uint8), "labels": [0, 9]}
+        write_pickle(root / "cifar-10-batches-py" / name, entries)
+    return 10, 2, 10
+
+
+def write_image(path, size=(40, 30), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(array).convert(mode).save(path)
+
+
+def write_folder(root):
+    for split, count in (("train", 3), ("val", 2)):
+        for i, name in enumerate(("ant", "bee")):
+            for j in range(count):
+                write_image(root / split / name / f"{j}.png", mode=("RGB", "L", "P")[(i + j) % 3])
+    return 6, 4, 2
+
+
+def idx_bytes(array):
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes((0, 0, 8, array.ndim)) + sizes + array.tobytes()
+
+
+def write_idx(root, compress=False, folder="."):
+    folder = root / folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", 6), ("t10k", 4)):
+        images = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            if compress:
+                (folder / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx_bytes(array)))
+            else:
+                (folder / f"{name}-{kind}-ubyte").write_bytes(idx_bytes(array))
+    return 6, 4, 10
+
+
+INAT_TAXA = [
+    {"id": i, "name": f"species {i}", "genus": f"genus {i // 2}", "kingdom": "Plantae", "supercategory": "Plants"}
+    for i in range(4)
+]
+
+
+def write_inat(root, year=2018, nested=True):
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "categories.json").write_text(json.dumps(INAT_TAXA))
+    for split, categories in (("train", [3, 0, 1, 2, 3]), ("val", [0, 2])):
+        images, annotations = [], []
+        for i, category in enumerate(categories):
+            images.append({"id": i, "file_name": f"train_val{year}/Plants/{category}/{split}{i}.jpg"})
+            annotations.append({"image_id": i, "category_id": category})
+            folder = root / f"train_val{year}" / ("Plants" if nested else ".") / str(category)
+            write_image(folder / f"{split}{i}.jpg")
+        (root / f"{split}{year}.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return 5, 2, 4
+
+
+FORMATS = {
+    "CIFAR": ("CIFAR", write_cifar100),
+    "CIFAR protocol 5": ("CIFAR", partial(write_cifar100, protocol=5)),
+    "CIFAR10": ("CIFAR10", write_cifar10),
+    "IMNET": ("IMNET", write_folder),
+    "FOLDER": ("folder", write_folder),
+    "FMNIST": ("FMNIST", write_idx),
+    "FMNIST gz": ("FMNIST", partial(write_idx, compress=True)),
+    "FMNIST torchvision": ("FMNIST", partial(write_idx, folder="FashionMNIST/raw")),
+    "INAT": ("INAT", write_inat),
+    "INAT flat": ("INAT", partial(write_inat, nested=False)),
+    "INAT19": ("INAT19", partial(write_inat, year=2019)),
+    "torch/mnist": ("torch/mnist", partial(write_idx, folder="MNIST/raw")),
+    "torch/image_folder": ("torch/image_folder", write_folder),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("is_train", [True, False])
+def test_formats(name, is_train, tmp_path):
+    name, write = FORMATS[name]
+    num_train, num_val, expected_classes = write(tmp_path)
+    args = make_args(data_set=name, data_path=str(tmp_path))
+    dataset, num_classes = datasets.build_dataset(is_train, args)
+    assert num_classes == expected_classes
+    assert len(dataset) == (num_train if is_train else num_val)
+    for image, label in (dataset[i] for i in range(len(dataset))):
+        assert image.shape == (3, 32, 32)
+        assert image.dtype == torch.float32
+        assert 0 <= int(label) < num_classes
+
+
+@pytest.mark.parametrize("name", ["CIFAR", "FOLDER"])
+def test_data_sets_travel_to_workers(name, tmp_path):
+    name, write = FORMATS[name]
+    write(tmp_path)
+    dataset, _ = datasets.build_dataset(True, make_args(data_set=name, data_path=str(tmp_path)))
+    dataset = pickle.loads(pickle.dumps(dataset))
+    images, labels = next(iter(DataLoader(dataset, batch_size=3)))
+    assert images.shape == (3, 3, 32, 32)
+    assert labels.dtype == torch.int64
+
+
+def test_pixels_and_labels_are_the_files(tmp_path):
+    write_cifar100(tmp_path)
+    dataset, _ = datasets.build_dataset(False, plain_args(data_set="CIFAR", data_path=str(tmp_path)))
+    entries = pickle.loads((tmp_path / "cifar-100-python" / "test").read_bytes())
+    image, label = dataset[2]
+    assert label == 92
+    np.testing.assert_array_equal(pixels(image), entries["data"][2].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def test_grey_images_become_rgb(tmp_path):
+    write_idx(tmp_path)
+    args = plain_args(data_set="FMNIST", data_path=str(tmp_path), input_size=(28, 28))
+    image, _ = datasets.build_dataset(False, args)[0][1]
+    raw = (tmp_path / "t10k-images-idx3-ubyte").read_bytes()[16 + 784 : 16 + 2 * 784]
+    for channel in pixels(image).transpose(2, 0, 1):
+        np.testing.assert_array_equal(channel.ravel(), np.frombuffer(raw, np.uint8))
+
+
+def test_cifar10_reads_every_batch_in_order(tmp_path):
+    write_cifar10(tmp_path)
+    dataset, _ = datasets.build_dataset(True, plain_args(data_set="CIFAR10", data_path=str(tmp_path)))
+    last = pickle.loads((tmp_path / "cifar-10-batches-py" / "data_batch_5").read_bytes())["data"][1]
+    np.testing.assert_array_equal(dataset.images[9], last.reshape(3, 32, 32).transpose(1, 2, 0))
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").unlink()
+    assert "data_batch_3" in error_of(data_set="CIFAR10", data_path=str(tmp_path))
+
+
+def test_cifar_takes_its_very_folder(tmp_path):
+    write_cifar100(tmp_path)
+    args = make_args(data_set="cifar", data_path=str(tmp_path / "cifar-100-python"))
+    assert len(datasets.build_dataset(True, args)[0]) == 6
+
+
+def test_debian_fmnist_is_found_without_a_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "DEBIAN_FMNIST", tmp_path / "absent")
+    assert str(tmp_path / "absent") in error_of(data_set="FMNIST")
+    write_idx(tmp_path, compress=True)
+    monkeypatch.setattr(datasets, "DEBIAN_FMNIST", tmp_path)
+    assert len(datasets.build_dataset(True, make_args(data_set="FMNIST"))[0]) == 6
+
+
+# DIGITS
+
+
+def test_digits_split_is_fixed_stratified_and_disjoint():
+    train, num_classes = datasets.build_dataset(True, make_args(seed=1))
+    val, _ = datasets.build_dataset(False, make_args(seed=2))
+    assert num_classes == 10
+    assert (len(train), len(val)) == (1437, 360)
+    assert train.images.dtype == np.uint8
+    assert train.images.max() == 255
+    everything = {image.tobytes() for image in train.images} | {image.tobytes() for image in val.images}
+    assert len(everything) == 1797  # the digits all differ, so none is in both
+    for digit in range(10):
+        assert abs((train.labels == digit).sum() / 4 - (val.labels == digit).sum()) <= 1
+    # A golden value: results on DIGITS compare only as long as this split stays.
+    assert val.labels[:12].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3, 2, 6]
+
+
+# Number of classes
+
+
+def test_nb_classes_wins(tmp_path):
+    write_folder(tmp_path)
+    args = make_args(data_set="FOLDER", data_path=str(tmp_path), nb_classes=5)
+    assert datasets.build_dataset(True, args)[1] == 5
+    assert "--nb-classes 1" in error_of(data_set="FOLDER", data_path=str(tmp_path), nb_classes=1)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield self.transform(Image.new("L", (50, 50))), 3
+
+
+def test_streams(monkeypatch):
+    asked = {}
+
+    def create_dataset(name, **options):
+        asked.update(options, name=name)
+        return Stream()
+
+    monkeypatch.setattr(datasets, "create_dataset", create_dataset)
+    assert "--nb-classes" in error_of(data_set="wds/x", data_path="/data")
+    args = make_args(data_set="wds/x", data_path="/data", nb_classes=7, seed=5, batch_size=4)
+    dataset, num_classes = datasets.build_dataset(True, args)
+    assert num_classes == 7
+    assert next(iter(dataset))[0].shape == (3, 32, 32)
+    expected = {"name": "wds/x", "root": "/data", "split": "train", "is_training": True, "seed": 5, "batch_size": 4}
+    assert expected.items() <= asked.items()
+    dataset.reader = Namespace(class_to_idx={"a": 0, "b": 1})
+    args.nb_classes = None
+    monkeypatch.setattr(datasets, "create_dataset", lambda *_, **__: dataset)
+    assert datasets.build_dataset(False, args)[1] == 2
+
+
+# Names and paths
+
+
+@pytest.mark.parametrize("name", ["CIFAR1OO", "cifra", "nothing", "hfd/x", "", "torch"])
+def test_unknown_name(name):
+    message = error_of(data_set=name, data_path="/data")
+    for known in (*datasets.BUILDERS, "torch/...", "wds/...", "tfds/..."):
+        assert known in message
+
+
+def test_unknown_name_suggests_the_nearest():
+    assert "did you mean FMNIST" in error_of(data_set="MNIST", data_path="/data")
+    assert "did you mean" not in error_of(data_set="qqqq", data_path="/data")
+
+
+@pytest.mark.parametrize("name", ["hfds/mnist", "hfids/mnist", "HFDS/mnist"])
+def test_hugging_face_names_are_refused(name):
+    assert "datasets" in error_of(data_set=name, data_path="/data")
+
+
+@pytest.mark.parametrize("name", ["CIFAR", "CIFAR10", "IMNET", "FOLDER", "INAT", "INAT19", "torch/mnist", "wds/x"])
+def test_path_needed(name):
+    assert "--data-path" in error_of(data_set=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "looked_for", "advice"),
+    [
+        ("CIFAR", "cifar-100-python", "cifar-100-python.tar.gz"),
+        ("CIFAR10", "data_batch_5", "cifar-10-python.tar.gz"),
+        ("FMNIST", "train-images-idx3-ubyte", "apt-get install dataset-fashion-mnist"),
+        ("IMNET", "train", "--data-path must hold train/ and val/"),
+        ("INAT", "train2018.json", "inat_comp"),
+        ("INAT19", "categories.json", "inat_comp"),
+        ("torch/mnist", "torch/mnist", "--download"),
+        ("torch/minst", "minst", "Unknown"),
+    ],
+)
+def test_missing_data(name, looked_for, advice, tmp_path):
+    message = error_of(data_set=name, data_path=str(tmp_path))
+    assert str(tmp_path) in message
+    assert looked_for in message
+    assert advice in message
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "write"),
+    [("CIFAR", CIFAR100, write_cifar100), ("FMNIST", FashionMNIST, partial(write_idx, folder="FashionMNIST/raw"))],
+)
+def test_download(name, source, write, tmp_path, monkeypatch):
+    calls = []
+
+    def fetch(self, root, download):
+        calls.append(download)
+        write(tmp_path)
+
+    monkeypatch.setattr(source, "__init__", fetch)
+    error_of(data_set=name, data_path=str(tmp_path))
+    assert not calls
+    args = make_args(data_set=name, data_path=str(tmp_path), download=True)
+    assert len(datasets.build_dataset(True, args)[0]) == 6
+    assert len(datasets.build_dataset(False, args)[0]) == 4
+    assert calls == [True]  # nothing is fetched twice
+
+
+def test_failed_download(tmp_path, monkeypatch):
+    def fetch(self, root, download):
+        raise RuntimeError("no\nnetwork")
+
+    monkeypatch.setattr(CIFAR100, "__init__", fetch)
+    message = error_of(data_set="CIFAR", data_path=str(tmp_path), download=True)
+    assert "no network" in message
+    assert CIFAR100.url in message
+
+
+# Broken and hostile files
+
+
+class Hostile:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_hostile_pickle_is_refused(protocol, tmp_path):
+    write_cifar100(tmp_path)
+    path = tmp_path / "cifar-100-python" / "train"
+    write_pickle(path, {"data": Hostile(f"touch {tmp_path}/ran"), "fine_labels": [0]}, protocol)
+    message = error_of(data_set="CIFAR", data_path=str(tmp_path))
+    assert str(path) in message
+    assert "system" in message
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["builtins.eval", "numpy.load", "numpy.memmap", "numpy.core.multiarray.scalar"])
+def test_unpickler_admits_arrays_alone(name):
+    with pytest.raises(pickle.UnpicklingError, match=name):
+        datasets.ArrayUnpickler(io.BytesIO()).find_class(*name.rsplit(".", 1))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"data": np.zeros((2, 3072), np.uint8), "fine_labels": [0]},
+        {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [100]},
+        {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [-1]},
+        {"data": np.zeros((1, 3000), np.uint8), "fine_labels": [0]},
+        {"data": np.zeros((1, 3072), np.float32), "fine_labels": [0]},
+        {"data": np.zeros((1, 3072), np.uint8)},
+        {"fine_labels": [0]},
+        [1, 2],
+    ],
+)
+def test_wrong_cifar_content(entries, tmp_path):
+    write_pickle(tmp_path / "train", entries)
+    assert str(tmp_path) in error_of(data_set="CIFAR", data_path=str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"data": np.zeros(9)})[:-20]])
+def test_broken_cifar_file(content, tmp_path):
+    (tmp_path / "train").write_bytes(content)
+    assert str(tmp_path / "train") in error_of(data_set="CIFAR", data_path=str(tmp_path))
+
+
+GOOD_IDX = idx_bytes(np.zeros((6, 28, 28), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        GOOD_IDX[:10],
+        GOOD_IDX[:-1],
+        GOOD_IDX + b"\0",
+        b"\0\0\x09" + GOOD_IDX[3:],
+        b"\0\0\x08\x01" + GOOD_IDX[4:],
+        b"\1" + GOOD_IDX[1:],
+        idx_bytes(np.zeros((5, 28, 28), np.uint8)),
+        bytes((0, 0, 8, 3)) + b"\xff" * 12,
+    ],
+)
+def test_wrong_idx_file(content, tmp_path):
+    write_idx(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    assert str(tmp_path) in error_of(data_set="FMNIST", data_path=str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(GOOD_IDX)[:-9], gzip.compress(GOOD_IDX)[:30]])
+def test_broken_gzip_file(content, tmp_path):
+    write_idx(tmp_path, compress=True)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(content)
+    assert str(path) in error_of(data_set="FMNIST", data_path=str(tmp_path))
+
+
+def test_empty_idx_files(tmp_path):
+    write_idx(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((0, 28, 28), np.uint8)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(0, np.uint8)))
+    assert "0 images and 0 labels" in error_of(data_set="FMNIST", data_path=str(tmp_path))
+
+
+def test_labels_out_of_range(tmp_path):
+    write_idx(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.full(6, 10, np.uint8)))
+    assert "labels from 10 to 10 for 10 classes" in error_of(data_set="FMNIST", data_path=str(tmp_path))
+
+
+def break_image(path):
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+@pytest.mark.parametrize("harm", [break_image, lambda path: path.write_bytes(b"no image"), os.remove])
+@pytest.mark.parametrize("name", ["FOLDER", "torch/image_folder", "INAT"])
+def test_broken_image_names_its_file(name, harm, tmp_path):
+    name, write = FORMATS[name]
+    write(tmp_path)
+    path = tmp_path / "train" / "bee" / "1.png" if name != "INAT" else tmp_path / "train_val2018/Plants/0/train1.jpg"
+    dataset, _ = datasets.build_dataset(True, make_args(data_set=name, data_path=str(tmp_path)))
+    harm(path)
+    with pytest.raises(OSError, match=str(path)):
+        list(DataLoader(dataset))
+
+
+# Folders and iNaturalist
+
+
+def test_folder_classes_must_agree(tmp_path):
+    write_folder(tmp_path)
+    write_image(tmp_path / "val" / "wasp" / "0.png")
+    for is_train in (True, False):
+        message = error_of(is_train, data_set="FOLDER", data_path=str(tmp_path))
+        assert "wasp" in message
+        assert "ant" not in message
+
+
+def test_folder_evaluates_without_training_images(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "elsewhere")
+    args = make_args(data_set="FOLDER", data_path=str(tmp_path))
+    assert len(datasets.build_dataset(False, args)[0]) == 4
+    assert "train" in error_of(data_set="FOLDER", data_path=str(tmp_path))
+
+
+def test_empty_folders(tmp_path):
+    (tmp_path / "train").mkdir()
+    assert str(tmp_path) in error_of(data_set="FOLDER", data_path=str(tmp_path))
+    (tmp_path / "train" / "cat").mkdir()
+    message = error_of(data_set="FOLDER", data_path=str(tmp_path))
+    assert str(tmp_path) in message
+    assert "cat" in message
+
+
+@pytest.mark.parametrize(
+    ("category", "num_classes", "train_labels", "val_labels"),
+    [
+        ("name", 4, [0, 1, 2, 3, 0], [1, 3]),
+        ("genus", 2, [0, 1, 1, 0, 0], [1, 0]),
+        ("kingdom", 1, [0] * 5, [0] * 2),
+    ],
+)
+def test_inat_category(category, num_classes, train_labels, val_labels, tmp_path):
+    write_inat(tmp_path)
+    args = make_args(data_set="INAT", data_path=str(tmp_path), inat_category=category)
+    for is_train, labels in ((True, train_labels), (False, val_labels)):
+        dataset, found = datasets.build_dataset(is_train, args)
+        assert found == num_classes
+        assert dataset.labels == labels
+
+
+def test_wrong_inat(tmp_path):
+    write_inat(tmp_path)
+    assert "--inat-category flavour" in error_of(data_set="INAT", data_path=str(tmp_path), inat_category="flavour")
+    assert "train2019.json" in error_of(data_set="INAT19", data_path=str(tmp_path))
+    (tmp_path / "val2018.json").write_text("{")
+    assert str(tmp_path) in error_of(data_set="INAT", data_path=str(tmp_path))
+
+
+# Transforms
+
+
+def find(transform, kind):
+    return [step for step in transform.transforms if isinstance(step, kind)]
+
+
+def varied(transform, image, draws=20):
+    """How many different results a transform gives."""
+    return len({transform(image).numpy().tobytes() for _ in range(draws)})
+
+
+PHOTO = Image.fromarray(RNG.integers(0, 256, (60, 90, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 32), (16, 32), (33, 33), (48, 96), (96, 48), (224, 224)])
+@pytest.mark.parametrize("native", [(8, 8), (32, 32), (28, 28), (200, 90), (90, 300), (500, 3)])
+@pytest.mark.parametrize("is_train", [True, False])
+def test_output_shape(size, native, is_train):
+    transform = datasets.build_transform(is_train, make_args(input_size=size))
+    image = transform(Image.new("RGB", native))
+    assert image.shape == (3, *size)
+    assert image.dtype == torch.float32
+
+
+def test_normalisation():
+    image = datasets.build_transform(False, make_args())(Image.new("RGB", (32, 32), (255, 0, 51)))
+    expected = (torch.tensor([1.0, 0.0, 0.2]).view(3, 1, 1) - MEAN) / STD
+    torch.testing.assert_close(image, expected.expand_as(image))
+
+
+@pytest.mark.parametrize(("size", "padding"), [((32, 32), (4, 4)), ((8, 8), (1, 1)), ((16, 32), (4, 2))])
+def test_small_images_are_padded_and_shifted(size, padding):
+    """Every draw is the whole image, moved by at most an eighth."""
+    height, width = size
+    array = RNG.integers(1, 256, (*size, 3), dtype=np.uint8)
+    transform = datasets.build_transform(True, plain_args(input_size=size))
+    padded = np.pad(array, ((padding[1],) * 2, (padding[0],) * 2, (0, 0)))
+    seen = set()
+    for _ in range(60):
+        image = pixels(transform(Image.fromarray(array)))
+        shifts = [
+            (y, x)
+            for y in range(2 * padding[1] + 1)
+            for x in range(2 * padding[0] + 1)
+            if (padded[y : y + height, x : x + width] == image).all()
+        ]
+        assert len(shifts) == 1
+        seen.update(shifts)
+    assert {y for y, _ in seen} >= {0, 2 * padding[1]}
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 64)])
+def test_large_images_are_cropped_and_resized(size):
+    marked = np.zeros((100, 100, 3), np.uint8)
+    marked[40:60, 40:60] = 255
+    transform = datasets.build_transform(True, plain_args(input_size=size))
+    areas = [pixels(transform(Image.fromarray(marked))).mean() for _ in range(30)]
+    assert max(areas) > 2 * 255 * 0.04  # zoomed in, as no shift could
+
+
+@pytest.mark.parametrize(
+    ("name", "mirrored"),
+    [
+        ("DIGITS", False),
+        ("digits", False),
+        ("torch/mnist", False),
+        ("torch/MNIST", False),
+        ("torch/kmnist", False),
+        ("torch/qmnist", False),
+        ("tfds/emnist/letters", False),
+        ("tfds/mnist:3.0.1", False),
+        ("torch/fashion_mnist", True),
+        ("FMNIST", True),
+        ("CIFAR", True),
+        ("IMNET", True),
+    ],
+)
+@pytest.mark.parametrize("size", [(32, 32), (64, 64)])
+def test_mirroring(name, mirrored, size):
+    transform = datasets.build_transform(True, plain_args(data_set=name, input_size=size))
+    assert [flip.p for flip in find(transform, RandomHorizontalFlip)] == ([0.5] if mirrored else [])
+    array = np.zeros((*size, 3), np.uint8)
+    array[:, size[1] // 2 :] = 255
+    results = [pixels(transform(Image.fromarray(array))).astype(int) for _ in range(60)]
+    flips = [image[:, 0].mean() > image[:, -1].mean() + 50 for image in results]
+    assert any(flips) == mirrored
+
+
+def test_evaluation_of_small_images_only_resizes():
+    array = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image = datasets.build_transform(False, make_args())(Image.fromarray(array))
+    np.testing.assert_array_equal(pixels(image), array)
+    transform = datasets.build_transform(False, make_args(input_size=(16, 32)))
+    np.testing.assert_array_equal(pixels(transform(PHOTO)), np.asarray(PHOTO.resize((32, 16), Image.BICUBIC)))
+
+
+@pytest.mark.parametrize(("ratio", "resized"), [(0.875, 256), (1.0, 224), (0.5, 448)])
+def test_eval_crop_ratio(ratio, resized):
+    transform = datasets.build_transform(False, make_args(input_size=(224, 224), eval_crop_ratio=ratio))
+    image = transform(PHOTO)
+    assert find(transform, Resize)[0].size == resized
+    assert find(transform, Resize)[0].interpolation == InterpolationMode.BICUBIC
+    expected = CenterCrop(224)(Resize(resized, InterpolationMode.BICUBIC)(PHOTO))
+    np.testing.assert_array_equal(pixels(image), np.asarray(expected))
+
+
+@pytest.mark.parametrize("ratio", [0, -1, 1.5])
+def test_wrong_eval_crop_ratio(ratio):
+    assert "--eval-crop-ratio" in error_of(eval_crop_ratio=ratio)
+
+
+def test_color_jitter():
+    image = Image.new("RGB", (32, 32), (90, 120, 150))
+    plain = partial(plain_args, input_size=(64, 64))
+    assert varied(datasets.build_transform(True, plain()), image) == 1
+    transform = datasets.build_transform(True, plain(color_jitter=0.3))
+    assert varied(transform, image) > 10
+    assert find(transform, ColorJitter)[0].brightness == (0.7, 1.3)
+    # timm leaves colours to the augmentation policy where there is one
+    assert not find(datasets.build_transform(True, plain(color_jitter=0.3, aa="rand-m9")), ColorJitter)
+
+
+@pytest.mark.parametrize("off", [None, "", "none", "None"])
+def test_auto_augment(off):
+    image = Image.new("RGB", (32, 32), (90, 120, 150))
+    steps = {
+        aa: [type(step).__name__ for step in datasets.build_transform(True, plain_args(aa=aa)).transforms]
+        for aa in (off, "rand-m9-mstd0.5-inc1", "original", "augmix-m3")
+    }
+    assert not {"RandAugment", "AutoAugment", "AugMixAugment"} & set(steps[off])
+    assert "RandAugment" in steps["rand-m9-mstd0.5-inc1"]
+    assert "AutoAugment" in steps["original"]
+    assert "AugMixAugment" in steps["augmix-m3"]
+    transform = datasets.build_transform(True, plain_args(aa="rand-m9-mstd0.5-inc1", input_size=(64, 64)))
+    assert varied(transform, image) > 5
+
+
+@pytest.mark.parametrize("aa", ["rand-m9-mstd0.5-inc1", "rand-m0", "rand-m15-mmax15-inc1", "v0"])
+def test_policies_at_full_strength(aa):
+    """No draw may fail: these ask to keep 0 bits of an image now and then, which Pillow itself may refuse."""
+    transform = datasets.build_transform(True, plain_args(aa=aa))
+    for _ in range(2000 if "mstd" in aa else 200):
+        transform(Image.new("RGB", (32, 32), (90, 120, 150)))
+
+
+@pytest.mark.parametrize(("bits", "value"), [(-2, 0), (0, 0), (1, 128), (4, 0xA0), (8, 0xAB), (9, 0xAB)])
+def test_posterize(bits, value):
+    image = datasets.posterize(Image.new("RGB", (2, 2), (0xAB, 0xAB, 0xAB)), bits)
+    assert np.unique(np.asarray(image)).tolist() == [value]
+
+
+def test_random_erasing():
+    image = Image.new("RGB", (64, 64), (90, 120, 150))
+    args = partial(plain_args, input_size=(64, 64))
+    assert not find(datasets.build_transform(True, args()), RandomErasing)
+    erased = {
+        mode: datasets.build_transform(True, args(reprob=1.0, remode=mode))(image)
+        for mode in ("const", "rand", "pixel")
+    }
+    changed = {}
+    for mode, result in erased.items():
+        hole = result[:, (pixels(result) != (90, 120, 150)).any(-1)]
+        assert hole.numel()
+        changed[mode] = hole.unique(dim=1).shape[1]
+        assert (hole == 0).all() == (mode == "const")
+    assert changed["const"] == changed["rand"] == 1
+    assert changed["pixel"] > 1
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.9])
+def test_random_erasing_probability(probability):
+    transform = datasets.build_transform(True, plain_args(reprob=probability, input_size=(64, 64)))
+    erased = sum(pixels(transform(Image.new("RGB", (64, 64)))).any() for _ in range(100))
+    assert abs(erased / 100 - probability) < 0.15
+
+
+def test_random_erasing_count():
+    for count in (1, 4):
+        erasing = find(datasets.build_transform(True, make_args(recount=count)), RandomErasing)[0]
+        assert erasing.max_count == count
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64)])
+def test_train_interpolation(size):
+    """A lone bright line stays within range under bilinear and overshoots under bicubic interpolation."""
+    array = np.full((8, 8, 3), 100, np.uint8)
+    array[:, 4] = 200
+    darkest = {}
+    for name in ("bilinear", "bicubic", "random"):
+        transform = datasets.build_transform(True, plain_args(input_size=size, train_interpolation=name))
+        margin = size[0] // 8  # beyond the black padding of small images
+        inner = [
+            pixels(transform(Image.fromarray(array)))[margin:-margin, margin:-margin].min() < 99 for _ in range(40)
+        ]
+        darkest[name] = sum(inner)
+    assert darkest["bilinear"] == 0
+    assert darkest["bicubic"] > darkest["random"] > 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"aa": "nonsense"}, {"train_interpolation": "cubical"}, {"remode": "nonsense"}, {"aa": "rand-m9-q5"}]
+)
+def test_wrong_transform_flags(changes):
+    (value,) = changes.values()
+    assert value in error_of(**changes)
