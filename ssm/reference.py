@@ -86,15 +86,15 @@ def _scan(
     decay = torch.exp(dt.unsqueeze(-1) * A)  # [B, L, D, N]
     update = (dt * u).unsqueeze(-1) * B.unsqueeze(2)  # [B, L, D, N]
     # Splitting time once keeps the backward linear in L; indexing inside the loop would make it quadratic.
-    steps = list(zip(decay.unbind(1), update.unbind(1), C.unsqueeze(-1).unbind(1), strict=True))
+    steps = list(zip(decay.unbind(1), update.unbind(1), C.unsqueeze(2).unbind(1), strict=True))
     if reverse:
         steps.reverse()
     h = torch.zeros_like(update[:, 0])  # [B, D, N]
     ys = []
     for decay_t, update_t, C_t in steps:
         h = torch.addcmul(update_t, decay_t, h)
-        ys.append(h @ C_t)  # [B, D, 1]
+        ys.append((h * C_t).sum(-1))  # [B, D]
     if reverse:
         ys.reverse()
-    y = torch.stack(ys, dim=1).squeeze(-1) + D * u
+    y = torch.stack(ys, dim=1) + D * u
     return y * F.silu(z)

@@ -1,0 +1,233 @@
+"""Train or evaluate Vision Mamba with token fusion.
+
+One process:        python main.py
+Two on a machine:   torchrun --nproc-per-node=2 main.py --data-set CIFAR --data-path ./datasets
+Two machines:       torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 main.py ...
+Fusing tokens:      python main.py --fusion-strategy upper --fusion-layer 3 --fusion-token 2
+A checkpoint:       python main.py --eval --resume output/checkpoint.pth
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from timm.data import Mixup
+from timm.models import create_model, list_models
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler
+from timm.utils import ModelEmaV3, random_seed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+import datasets
+import fusion
+import ssm
+from engine import evaluate, train_one_epoch
+from models_mamba import VisionMamba, checkpoint_filter_fn
+from training import checkpoint
+from training.distributed import World, init_world, launched, main_process_first, relaunch
+from training.loaders import test_loader, train_loader
+from training.logbook import Logbook
+from training.losses import create_criterion
+from training.memory import PeakMemory
+from training.options import fail, nearest, parse_args
+from training.overview import describe_epoch, describe_evaluation, print_overview, versions
+from training.state import TrainingState
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        if args.world_size > 1 and not launched():
+            relaunch(args.world_size, args.dist_url)
+        check_names(args)
+        world = init_world(args.device)
+        random_seed(args.seed, world.rank)
+        model = build_model(args)
+        train_set, test_set = build_data(args, world)
+        model.reset_classifier(args.nb_classes)
+        saved = checkpoint.load(args.resume) if args.resume else None
+        if saved:
+            checkpoint.load_weights(model, checkpoint_filter_fn(saved, model), args.resume)
+        model.to(world.device)
+        if not args.eval:
+            state = build_state(args, world, model, saved)
+            logbook = open_logbook(args, world, state, resumed=saved is not None)
+    except (ValueError, OSError) as error:
+        fail(error)
+
+    print_overview(args, world, model, train_set, test_set)
+    if args.eval:
+        evaluate_checkpoint(args, world, model, saved, test_set)
+    else:
+        try:
+            train(args, world, state, logbook, train_set, test_set)
+        except FloatingPointError as error:
+            sys.exit(f"main.py: {error}")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """Find misspelt names before anything is built; ValueError with the nearest ones."""
+    for flag, name, known in (
+        ("--model", args.model, list_models(module="models_mamba")),
+        ("--opt", args.opt.lower(), list_optimizers()),
+    ):
+        if name not in known:
+            raise ValueError(f"{flag} {name}: no such name{nearest(name, known) or ', known are ' + ', '.join(known)}")
+    datasets.check(args)
+
+
+def build_model(args: argparse.Namespace) -> VisionMamba:
+    """The model with its fusion plan; its own image size where none is asked for."""
+    image_size = {"img_size": args.input_size} if args.input_size else {}
+    model = create_model(args.model, drop_rate=args.drop, drop_path_rate=args.drop_path, **image_size)
+    args.input_size = model.patch_embed.img_size
+    plan = fusion.plan(args.fusion_strategy, len(model.layers), args.fusion_layer, args.fusion_token)
+    fusion.inject(model, plan)
+    args.token_counts = fusion.token_counts(plan, model.pos_embed.shape[1])
+    return model
+
+
+def build_data(args: argparse.Namespace, world: World) -> tuple[Dataset, Dataset]:
+    """Training and test images; settles the number of classes. Only the main process may download."""
+    args.download = args.download and world.is_main
+
+    def build() -> tuple[Dataset, Dataset]:
+        train_set, args.nb_classes = datasets.build_dataset(True, args)
+        test_set, _ = datasets.build_dataset(False, args)
+        return train_set, test_set
+
+    return main_process_first(world, build)
+
+
+def build_state(args: argparse.Namespace, world: World, model: VisionMamba, saved: dict | None) -> TrainingState:
+    """What training changes, new or continued from a checkpoint."""
+    args.global_batch = args.batch_size * world.size
+    args.scaled_lr = args.lr if args.unscale_lr else args.lr * args.global_batch / 512
+    optimizer = create_optimizer_v2(
+        model,
+        args.opt,
+        lr=args.scaled_lr,
+        weight_decay=args.weight_decay,
+        momentum=args.momentum,
+        eps=args.opt_eps,
+        **({"betas": tuple(args.opt_betas)} if args.opt_betas else {}),
+    )
+    scheduler, args.last_epoch = create_scheduler(args, optimizer)
+    state = TrainingState(
+        model=model,
+        ema=ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=True) if args.model_ema else None,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=torch.amp.GradScaler(world.device.type) if autocast_dtype(args, world) == torch.float16 else None,
+        epoch=args.start_epoch,
+    )
+    if saved:
+        state.load_state_dict(saved)
+    scheduler.step(state.epoch)
+    return state
+
+
+def autocast_dtype(args: argparse.Namespace, world: World) -> torch.dtype | None:
+    """What mixed precision computes in, None for fp32; by default it is on for a GPU only."""
+    on = world.device.type == "cuda" if args.amp is None else args.amp
+    return getattr(torch, args.amp_dtype) if on else None
+
+
+def open_logbook(args: argparse.Namespace, world: World, state: TrainingState, resumed: bool) -> Logbook | None:
+    """The run's log, where something is to be kept and this process keeps it."""
+    if not args.output_dir or not world.is_main:
+        return None
+    return Logbook(Path(args.output_dir), vars(args) | versions(), state.epoch, resumed)
+
+
+def build_mixup(args: argparse.Namespace) -> Mixup | None:
+    """timm's mixup and cutmix, if either is on."""
+    if not args.mixed:
+        return None
+    return Mixup(
+        args.mixup,
+        args.cutmix,
+        args.cutmix_minmax,
+        prob=args.mixup_prob,
+        switch_prob=args.mixup_switch_prob,
+        mode=args.mixup_mode,
+        label_smoothing=args.smoothing,
+        num_classes=args.nb_classes,
+    )
+
+
+def train(
+    args: argparse.Namespace,
+    world: World,
+    state: TrainingState,
+    logbook: Logbook | None,
+    train_set: Dataset,
+    test_set: Dataset,
+) -> None:
+    """Train every epoch that is left, and after each evaluate, log and save."""
+    model = DistributedDataParallel(state.model) if world.size > 1 else state.model
+    train_batches, test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
+    criterion, mixup = create_criterion(args.mixed, args.smoothing), build_mixup(args)
+    dtype, memory = autocast_dtype(args, world), PeakMemory(world.device)
+    if not memory.resets and world.is_main:
+        print("peak memory can't be reset on this system: it is that of the whole run, not of each epoch")
+    memory.start_training()
+    for epoch in range(state.epoch, args.last_epoch):
+        set_epoch(train_batches, epoch)
+        record = {"epoch": epoch, "scan_backend": ssm.BACKEND} | train_one_epoch(
+            model,
+            criterion,
+            train_batches,
+            state.optimizer,
+            world,
+            epoch,
+            mixup=mixup,
+            ema=state.ema,
+            autocast=dtype,
+            scaler=state.scaler,
+            clip_grad=args.clip_grad,
+            memory=memory,
+        )
+        for prefix, evaluated in state.evaluated_models():
+            scores = evaluate(evaluated, test_batches, world, autocast=dtype, shared_out=args.dist_eval)
+            record |= {f"{prefix}_{name}": value for name, value in scores.items()}
+        state.finish_epoch(record["test_acc1"])
+        if world.is_main:
+            print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
+        if logbook:
+            logbook.write(record)
+            save(state, Path(args.output_dir), best=state.best_acc1 == record["test_acc1"])
+
+
+def set_epoch(loader: DataLoader, epoch: int) -> None:
+    """Give the epoch its own order; streams have no sampler and order themselves."""
+    ordered = loader.sampler if hasattr(loader.sampler, "set_epoch") else loader.dataset
+    ordered.set_epoch(epoch)
+
+
+def save(state: TrainingState, output_dir: Path, best: bool) -> None:
+    """Write checkpoint.pth, and best_checkpoint.pth when this epoch is the best so far."""
+    names = ["checkpoint.pth", "best_checkpoint.pth"] if best else ["checkpoint.pth"]
+    for name in names:
+        checkpoint.save(output_dir / name, state.state_dict())
+
+
+def evaluate_checkpoint(args: argparse.Namespace, world: World, model: VisionMamba, saved: dict, test_set) -> None:
+    """Evaluate a checkpoint's weights, and their average where it holds one."""
+    loader, dtype = test_loader(test_set, args, world), autocast_dtype(args, world)
+    for name, key in (("model", None), ("EMA", "model_ema")):
+        if key and not (args.model_ema and saved.get(key)):
+            continue
+        if key:
+            model.load_state_dict(saved[key])
+        scores = evaluate(model, loader, world, autocast=dtype, shared_out=args.dist_eval)
+        if world.is_main:
+            print(describe_evaluation(name, scores))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Make .venv once and install what is asked for; quick when nothing changed.
+#
+#   bash scripts/setup.sh            what training needs
+#   bash scripts/setup.sh --tests    and what the tests need
+#
+# PYTHON names the interpreter (3.10 to 3.13), python3 if not set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python="${PYTHON:-python3}"
+requirements=(-r vim_requirements.txt)
+files=(vim_requirements.txt)
+if [ "${1:-}" = "--tests" ]; then
+    requirements+=(-r test_requirements.txt)
+    files+=(test_requirements.txt)
+fi
+
+if [ ! -x .venv/bin/python ]; then
+    if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; then
+        echo "setup: $python must be Python 3.10 to 3.13; name another one with PYTHON=..." >&2
+        exit 2
+    fi
+    echo "setup: making .venv with $("$python" --version)"
+    "$python" -m venv .venv || { echo "setup: no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+fi
+
+# A stamp of the requirements that were installed last lets a second call return at once.
+stamp=".venv/installed${1:-}"
+wanted="$(cat "${files[@]}")"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "setup: installing ${files[*]} (PyTorch is large: some minutes)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "${requirements[@]}"
+    printf '%s\n' "$wanted" > "$stamp"
+fi
+
+if command -v nvidia-smi > /dev/null && ! .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("selective_scan_cuda") and u.find_spec("causal_conv1d")))'; then
+    cat <<'EOF'
+setup: an NVIDIA GPU is here. Training runs on it as it is; the CUDA kernels of mamba-ssm and causal-conv1d can be added
+setup: with a CUDA compiler (nvcc) of PyTorch's CUDA version:
+setup:   .venv/bin/python -m pip install causal-conv1d --no-build-isolation
+setup:   MAMBA_KEEP_CUDA_BUILD=TRUE .venv/bin/python -m pip install mamba-ssm --no-build-isolation
+EOF
+fi

@@ -1,0 +1,41 @@
+"""Peak memory: it follows what is allocated, and a reset forgets it."""
+
+import sys
+
+import pytest
+import torch
+
+from training.memory import MB, PeakMemory
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="resident sizes are reset on Linux only")
+
+
+def touch(mb):
+    """Allocate and fill that much, then free it."""
+    torch.ones(mb * MB, dtype=torch.uint8)
+
+
+@linux
+def test_peak_sees_what_is_gone_and_a_reset_forgets_it():
+    memory = PeakMemory(torch.device("cpu"))
+    memory.start_training()
+    quiet = memory.peak_mb()
+    touch(300)
+    assert memory.peak_mb() == pytest.approx(quiet + 300, abs=40)
+    assert memory.training_mb() == pytest.approx(300, abs=40)
+    memory.reset()
+    assert memory.peak_mb() < quiet + 100
+    touch(100)
+    assert memory.training_mb() == pytest.approx(100, abs=40)
+
+
+def test_without_a_reset_the_peak_is_that_of_the_run(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.write_text", lambda *args: (_ for _ in ()).throw(PermissionError))
+    memory = PeakMemory(torch.device("cpu"))
+    assert not memory.resets
+    memory.start_training()
+    touch(50)
+    peak = memory.peak_mb()
+    memory.reset()
+    assert memory.peak_mb() >= peak > 0
+    assert memory.training_mb() >= 0

@@ -1,0 +1,146 @@
+"""The command line: spellings, bounds and what flags alone can tell is wrong."""
+
+import pytest
+
+from training.options import get_args_parser, parse_args
+
+DEIT_FLAGS = """
+    --batch-size --epochs --model --input-size --drop --drop-path --model-ema --model-ema-decay --opt --opt-eps
+    --opt-betas --clip-grad --momentum --weight-decay --sched --lr --lr-noise --lr-noise-pct --lr-noise-std --warmup-lr
+    --min-lr --decay-epochs --warmup-epochs --cooldown-epochs --patience-epochs --decay-rate --color-jitter --aa
+    --smoothing --train-interpolation --repeated-aug --reprob --remode --recount --mixup --cutmix --cutmix-minmax
+    --mixup-prob --mixup-switch-prob --mixup-mode --data-path --data-set --inat-category --output_dir --device --seed
+    --resume --start_epoch --eval --eval-crop-ratio --dist-eval --num_workers --pin-mem --unscale-lr --if_amp --no_amp
+    --amp-dtype --local-rank --world_size --dist_url --fusion-strategy --fusion-layer --fusion-token
+    --no-model-ema --no-repeated-aug --no-pin-mem
+""".split()
+
+
+def error_of(capsys, *argv):
+    with pytest.raises(SystemExit) as exit_:
+        parse_args(list(argv))
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("flag", DEIT_FLAGS)
+def test_flags_of_deit(flag):
+    assert flag in get_args_parser()._option_string_actions
+
+
+def test_defaults_are_deits_where_nothing_speaks_against_it():
+    args = parse_args([])
+    deit = {
+        "batch_size": 64,
+        "epochs": 300,
+        "drop": 0.0,
+        "drop_path": 0.1,
+        "model_ema": True,
+        "model_ema_decay": 0.99996,
+        "opt": "adamw",
+        "opt_eps": 1e-8,
+        "opt_betas": None,
+        "clip_grad": None,
+        "momentum": 0.9,
+        "weight_decay": 0.05,
+        "sched": "cosine",
+        "lr": 5e-4,
+        "lr_noise": None,
+        "lr_noise_pct": 0.67,
+        "lr_noise_std": 1.0,
+        "warmup_lr": 1e-6,
+        "min_lr": 1e-5,
+        "decay_epochs": 30,
+        "warmup_epochs": 5,
+        "patience_epochs": 10,
+        "decay_rate": 0.1,
+        "color_jitter": 0.3,
+        "aa": "rand-m9-mstd0.5-inc1",
+        "smoothing": 0.1,
+        "train_interpolation": "bicubic",
+        "repeated_aug": True,
+        "reprob": 0.25,
+        "remode": "pixel",
+        "recount": 1,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "cutmix_minmax": None,
+        "mixup_prob": 1.0,
+        "mixup_switch_prob": 0.5,
+        "mixup_mode": "batch",
+        "seed": 0,
+        "eval_crop_ratio": 0.875,
+        "dist_eval": False,
+        "num_workers": 10,
+        "pin_mem": True,
+        "inat_category": "name",
+    }
+    assert {name: getattr(args, name) for name in deit} == deit
+    assert args.data_set == "DIGITS"
+    assert args.model == "vim_pico_patch2_8"
+
+
+@pytest.mark.parametrize("joined", ["-", "_"])
+def test_words_join_by_hyphen_or_underscore(joined):
+    args = parse_args(
+        [f"--batch{joined}size=6", f"--num{joined}workers", "3", f"--no{joined}amp", f"--local{joined}rank=0"]
+    )
+    assert (args.batch_size, args.num_workers, args.amp, args.local_rank) == (6, 3, False, 0)
+
+
+def test_values_keep_their_underscores():
+    assert parse_args(["--data-path=./no_such_dir"]).data_path == "./no_such_dir"
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--batch", "8"], "unknown argument --batch, did you mean --batch-size"),
+        (["--fusion-tokn=8"], "did you mean --fusion-token"),
+        (["stray"], "unknown argument stray"),
+        (["--batch-size", "0"], "--batch-size: must be 1 or more, not 0"),
+        (["--batch-size", "eight"], "'eight' is no whole number"),
+        (["--lr", "0"], "--lr: must be above 0, not 0"),
+        (["--lr", "nan"], "--lr: must be above 0"),
+        (["--drop-path", "1.5"], "--drop-path: must be 0 to 1, not 1.5"),
+        (["--mixup-prob", "-1"], "--mixup-prob: must be 0 to 1"),
+        (["--epochs"], "--epochs: expected one argument"),
+        (["--remode", "stars"], "--remode: invalid choice"),
+        (["--input-size", "8", "8", "8"], "--input-size: takes one number, or height and width"),
+        (["--lr-noise", "0.1", "0.2", "0.3"], "--lr-noise: takes"),
+        (["--batch-size", "9"], "--batch-size: mixup and cutmix pair images"),
+        (["--eval"], "--eval: needs the checkpoint"),
+        (["--if_amp", "--no_amp"], "not allowed with"),
+    ],
+)
+def test_bad_flags_are_one_line(capsys, argv, complaint):
+    assert complaint in error_of(capsys, *argv)
+
+
+def test_other_processes_keep_quiet(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as exit_:
+        parse_args(["--batch-size", "0"])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_odd_batches_are_fine_without_mixing():
+    assert parse_args(["--batch-size", "9", "--mixup", "0", "--cutmix", "0"]).batch_size == 9
+
+
+@pytest.mark.parametrize(("given", "size"), [(["224"], (224, 224)), (["224", "160"], (224, 160))])
+def test_input_size_is_height_and_width(given, size):
+    assert parse_args(["--input-size", *given]).input_size == size
+
+
+def test_help_has_groups_and_a_line_for_every_flag(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_args(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for group in ("model:", "token fusion:", "data:", "augmentation:", "optimizer:", "learning rate:", "run:"):
+        assert group in text
+    assert all(action.help for action in get_args_parser()._actions)

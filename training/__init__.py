@@ -1,0 +1,1 @@
+"""The harness around the engine: options, processes, loaders, losses, memory, logs and checkpoints."""

@@ -1,0 +1,63 @@
+"""Checkpoints: plain data in one file, whole or not there at all."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def save(path: Path, state: dict) -> None:
+    """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str) -> dict:
+    """Read a checkpoint of ours or a published one onto the CPU, as plain data: no code in it is run.
+
+    Raises:
+        ValueError: The file is missing, broken, or holds anything but tensors and plain data.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"--resume {path}: no such file")
+    try:
+        # The published Vim files hold their command line as a Namespace, which is plain data too.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file raises nearly everything
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"--resume {path}: not a checkpoint of tensors and plain data ({reason})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"--resume {path}: holds a {type(state).__name__} instead of a checkpoint")
+    return state
+
+
+def load_weights(model: nn.Module, weights: dict, path: str) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        ValueError: Keys are missing, unexpected or of another shape; one line says how many and which first.
+    """
+    own = model.state_dict()
+    complaints = {
+        "missing": [key for key in own if key not in weights],
+        "unexpected": [key for key in weights if key not in own],
+        "of another shape": [
+            f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
+            for key in own
+            if key in weights and getattr(weights[key], "shape", None) != own[key].shape
+        ],
+    }
+    told = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in complaints.items() if keys]
+    if told:
+        raise ValueError(f"--resume {path}: does not fit this model: {', '.join(told)}")
+    model.load_state_dict(weights)

@@ -1,0 +1,99 @@
+"""Processes that train together: how they find each other, and what they sum."""
+
+import os
+import sys
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from timm.utils.distributed import init_distributed_device_so
+
+
+class World(NamedTuple):
+    """This process among all.
+
+    Attributes:
+        device: Where this process computes.
+        rank: Its number, from 0.
+        size: How many processes train together.
+    """
+
+    device: torch.device
+    rank: int
+    size: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process prints, logs and saves for all."""
+        return self.rank == 0
+
+
+def launched() -> bool:
+    """Whether torchrun, torch.distributed.launch or srun started this process."""
+    return "RANK" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def relaunch(world_size: int, dist_url: str) -> None:
+    """Start this very command again as world_size processes on this machine, by torchrun; doesn't return.
+
+    Raises:
+        ValueError: A dist_url other than env:// and tcp://HOST:PORT.
+    """
+    if dist_url == "env://":
+        meeting = ["--standalone"]
+    else:
+        host, colon, port = dist_url.removeprefix("tcp://").rpartition(":")
+        if not dist_url.startswith("tcp://") or not colon or not port.isdigit():
+            raise ValueError(f"--dist_url {dist_url}: must be env:// or tcp://HOST:PORT")
+        meeting = ["--master-addr", host, "--master-port", port]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={world_size}", *meeting, *sys.argv]
+    os.execv(command[0], command)
+
+
+def init_world(device: str | None) -> World:
+    """Join the other processes that a launcher started, if it did, and choose this process's device.
+
+    Processes talk over nccl on GPUs and gloo on CPUs.
+
+    Raises:
+        ValueError: A device that PyTorch doesn't know or that isn't there.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"--device {device}: {error}") from None
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"--device {device}: must be cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: PyTorch finds no CUDA GPU here")
+    world = init_distributed_device_so(device)
+    return World(torch.device(world["device"]), world["global_rank"], world["world_size"])
+
+
+def all_reduce(values: list[float], world: World, op: str = "SUM") -> list[float]:
+    """Combine numbers over all processes, by SUM or MAX."""
+    if world.size == 1:
+        return values
+    # fp64 so that counts and bytes stay exact
+    tensor = torch.tensor(values, dtype=torch.float64, device=world.device)
+    dist.all_reduce(tensor, op=getattr(dist.ReduceOp, op))
+    return tensor.tolist()
+
+
+def main_process_first(world: World, build):
+    """Call build() on the main process, then, when that is done, on the others: what it downloads, they find."""
+    if world.is_main:
+        try:
+            result = build()
+        finally:  # also where it fails: the others then meet the same error instead of waiting for ever
+            barrier(world)
+        return result
+    barrier(world)
+    return build()
+
+
+def barrier(world: World) -> None:
+    """Wait until every process is here."""
+    if world.size > 1:
+        dist.barrier()

@@ -1,0 +1,46 @@
+"""Loaders of training and test images."""
+
+import argparse
+import os
+
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from training.distributed import World
+from training.samplers import EvalSampler, TrainSampler, drop_last
+
+REPEATS = 3  # how often repeated augmentation draws an image, as in DeiT
+
+
+def usable_workers(wanted: int) -> int:
+    """As many loading processes as wanted, but at most one for each core this process may use."""
+    return min(wanted, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def train_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:
+    """Shuffled batches of equal size; a data set smaller than one batch is one short batch."""
+    if isinstance(dataset, IterableDataset):  # a stream shuffles and shares itself out
+        return _loader(dataset, args, world, batch_size=args.batch_size, drop_last=True)
+    repeats = REPEATS if args.repeated_aug else 1
+    sampler = TrainSampler(len(dataset), world.size, world.rank, args.seed, repeats=repeats)
+    short = not drop_last(sampler, args.batch_size)
+    return _loader(dataset, args, world, sampler=sampler, batch_size=args.batch_size, drop_last=not short)
+
+
+def test_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:
+    """Every test image once: on every process, or with --dist-eval on one of them."""
+    batch_size = int(1.5 * args.batch_size)  # no gradients: more images fit, as in DeiT
+    if isinstance(dataset, IterableDataset):
+        return _loader(dataset, args, world, batch_size=batch_size)
+    size, rank = (world.size, world.rank) if args.dist_eval else (1, 0)
+    return _loader(dataset, args, world, sampler=EvalSampler(len(dataset), size, rank), batch_size=batch_size)
+
+
+def _loader(dataset: Dataset, args: argparse.Namespace, world: World, **kwargs) -> DataLoader:
+    workers = usable_workers(args.num_workers)
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=args.pin_mem and world.device.type == "cuda",
+        **kwargs,
+    )

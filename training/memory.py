@@ -1,0 +1,64 @@
+"""Peak memory of an epoch, of the GPU or of the process."""
+
+import resource
+from pathlib import Path
+
+import torch
+
+MB = 2**20
+
+
+class PeakMemory:
+    """The largest memory in use since the last reset.
+
+    On a GPU it is what PyTorch's tensors took. On a CPU it is the resident size of this process, which Linux can reset;
+    elsewhere the peak is that of the whole run, and `resets` is False.
+
+    Args:
+        device: What to watch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.resets = True
+        self.baseline_mb = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the peak so far."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self.resets = False
+
+    def start_training(self) -> None:
+        """Take the memory in use now as what stands there before any step."""
+        self.baseline_mb = self._current_mb()
+
+    def peak_mb(self) -> float:
+        """Largest memory in use since the reset, in MB of 2**20 bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / MB
+        if self.resets:
+            return _status_mb("VmHWM")
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def training_mb(self) -> float:
+        """The peak less what stood there before the first step: what activations, gradients and optimizer need."""
+        return max(0.0, self.peak_mb() - self.baseline_mb)
+
+    def _current_mb(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device) / MB
+        return _status_mb("VmRSS") if self.resets else self.peak_mb()
+
+
+def _status_mb(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")

@@ -1,0 +1,339 @@
+"""The command line: DeiT's flags under DeiT's names, and those of token fusion."""
+
+import argparse
+import difflib
+import os
+import sys
+from typing import NoReturn
+
+DEFAULT_MODEL = "vim_pico_patch2_8"
+AMP_DTYPES = ("bfloat16", "float16")
+
+
+def fail(message: str) -> NoReturn:
+    """End the program with one line and exit code 2; of several processes only the first one speaks."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"main.py: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default only where it says more than "off"."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36, width=118)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, "") else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes hyphens and underscores alike, knows no abbreviations and fails in one line."""
+
+    def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
+        args = [self._spelling(arg) for arg in (sys.argv[1:] if args is None else args)]
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument {unknown[0]}{nearest(unknown[0], self._option_string_actions)}")
+        return namespace
+
+    def _spelling(self, arg: str) -> str:
+        """The registered spelling of a flag, whichever way its words are joined."""
+        name, equals, value = arg.partition("=")
+        registered = {option.replace("_", "-"): option for option in self._option_string_actions}
+        return registered.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else arg
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see --help)")
+
+
+def nearest(name: str, names) -> str:
+    """', did you mean a or b?' for the names most like this one; nothing where none is."""
+    matches = difflib.get_close_matches(name, list(names), n=3)
+    return f", did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def _number(kind: type, low: float, high: float = float("inf"), above: bool = False):
+    """A type for argparse: a number in [low, high], or in (low, high] with above."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        if not (low < value if above else low <= value) or not value <= high:
+            bound = f"above {low}" if above else f"{low} or more"
+            raise argparse.ArgumentTypeError(
+                f"must be {bound if high == float('inf') else f'{low} to {high}'}, not {text}"
+            )
+        return value
+
+    return parse
+
+
+count = _number(int, 0)
+positive = _number(int, 1)
+amount = _number(float, 0)
+share = _number(float, 0, 1)
+above_zero = _number(float, 0, above=True)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The parser of main.py."""
+    parser = Parser(
+        "main.py",
+        description="Train Vision Mamba with token fusion. Words of a flag may be joined by - or _.",
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
+    )
+    switch = {"action": argparse.BooleanOptionalAction}
+
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--model", default=DEFAULT_MODEL, metavar="NAME", help="a model of models_mamba.py")
+    add(
+        "--input-size",
+        type=positive,
+        nargs="+",
+        metavar="PX",
+        help="pixels: one number, or height and width; the model's own if not given",
+    )
+    add("--drop", type=_number(float, 0, 1), default=0.0, metavar="P", help="dropout after the position embedding")
+    add("--drop-path", type=_number(float, 0, 1), default=0.1, metavar="P", help="stochastic depth at the last layer")
+    add(
+        "--model-ema",
+        default=True,
+        help="keep, evaluate and save an exponential moving average of the weights",
+        **switch,
+    )
+    add(
+        "--model-ema-decay",
+        type=share,
+        default=0.99996,
+        metavar="D",
+        help="what the average keeps each step, once warmed up",
+    )
+
+    group = parser.add_argument_group("token fusion")
+    add = group.add_argument
+    add(
+        "--fusion-strategy",
+        default="no",
+        metavar="NAME",
+        help="which layers fuse: no, all, interleaved (or alternate), lower, upper",
+    )
+    add(
+        "--fusion-layer",
+        type=int,
+        metavar="K",
+        help="lower fuses below layer K, upper from layer K on; layers count from 0",
+    )
+    add("--fusion-token", type=int, default=0, metavar="R", help="tokens to fuse after each chosen layer")
+
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add(
+        "--data-set",
+        default="DIGITS",
+        metavar="NAME",
+        help="CIFAR (100 classes), CIFAR10, IMNET, INAT, INAT19, FMNIST, DIGITS, FOLDER, torch/..., wds/..., tfds/...",
+    )
+    add("--data-path", metavar="DIR", help="where the images are")
+    add("--download", action="store_true", help="fetch the data set if it is missing and can be fetched")
+    add("--nb-classes", type=positive, metavar="N", help="classes, where the data set can't tell")
+    add(
+        "--inat-category",
+        default="name",
+        metavar="LEVEL",
+        help="iNaturalist's target: kingdom, phylum, class, order, supercategory, family, genus or name",
+    )
+    add(
+        "--eval-crop-ratio",
+        type=_number(float, 0, 1, above=True),
+        default=0.875,
+        metavar="S",
+        help="share of the resized test image that is kept, above 32 pixels",
+    )
+    add(
+        "--num_workers",
+        type=count,
+        default=10,
+        metavar="N",
+        help="processes that load images; at most one for each core is started",
+    )
+    add("--pin-mem", default=True, help="page-locked batches, which reach a GPU faster", **switch)
+
+    group = parser.add_argument_group("augmentation")
+    add = group.add_argument
+    add(
+        "--color-jitter",
+        type=amount,
+        default=0.3,
+        metavar="S",
+        help="strength of random brightness, contrast and saturation; RandAugment replaces it",
+    )
+    add("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="AutoAugment policy in timm's words, or none")
+    add("--smoothing", type=_number(float, 0, 1), default=0.1, metavar="S", help="label smoothing")
+    add(
+        "--train-interpolation",
+        default="bicubic",
+        choices=("random", "bilinear", "bicubic"),
+        help="how training images are resized",
+    )
+    add(
+        "--repeated-aug",
+        default=True,
+        help="draw each image of an epoch three times, augmented differently, and a third as many images",
+        **switch,
+    )
+    add("--reprob", type=share, default=0.25, metavar="P", help="how often a part of the image is erased")
+    add(
+        "--remode",
+        default="pixel",
+        choices=("const", "rand", "pixel"),
+        help="erase with zeros, one random colour, or noise",
+    )
+    add("--recount", type=positive, default=1, metavar="N", help="parts to erase")
+    add("--mixup", type=amount, default=0.8, metavar="A", help="mixup alpha, 0 for none")
+    add("--cutmix", type=amount, default=1.0, metavar="A", help="cutmix alpha, 0 for none")
+    add(
+        "--cutmix-minmax",
+        type=share,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="bounds of the cutmix box's side instead of alpha",
+    )
+    add("--mixup-prob", type=share, default=1.0, metavar="P", help="how often a batch is mixed at all")
+    add("--mixup-switch-prob", type=share, default=0.5, metavar="P", help="how often by cutmix, where both are on")
+    add(
+        "--mixup-mode",
+        default="batch",
+        choices=("batch", "pair", "elem"),
+        help="one mixture for the batch, each pair or each image",
+    )
+
+    group = parser.add_argument_group("optimizer")
+    add = group.add_argument
+    add("--batch-size", type=positive, default=64, metavar="N", help="images a step in each process")
+    add("--opt", default="adamw", metavar="NAME", help="a timm optimizer")
+    add("--opt-eps", type=above_zero, default=1e-8, metavar="E", help="the optimizer's epsilon")
+    add("--opt-betas", type=share, nargs="+", metavar="B", help="the optimizer's betas; its own if not given")
+    add("--clip-grad", type=above_zero, metavar="NORM", help="largest norm of the gradient; no clipping if not given")
+    add("--momentum", type=share, default=0.9, metavar="M", help="momentum, for optimizers that have one")
+    add(
+        "--weight-decay",
+        type=amount,
+        default=0.05,
+        metavar="W",
+        help="weight decay; norms, biases, embeddings, A_log and D are spared",
+    )
+
+    group = parser.add_argument_group("learning rate")
+    add = group.add_argument
+    add("--epochs", type=positive, default=300, metavar="N", help="epochs of the schedule")
+    add(
+        "--lr",
+        type=above_zero,
+        default=5e-4,
+        metavar="LR",
+        help="learning rate for a global batch of 512, scaled linearly to the actual one",
+    )
+    add("--unscale-lr", action="store_true", help="take --lr as it is")
+    add(
+        "--sched",
+        default="cosine",
+        metavar="NAME",
+        choices=("cosine", "tanh", "step", "plateau", "poly", "constant"),
+        help="cosine, tanh, step, plateau, poly or constant",
+    )
+    add("--warmup-epochs", type=count, default=5, metavar="N", help="epochs of linear warm-up")
+    add("--warmup-lr", type=amount, default=1e-6, metavar="LR", help="where the warm-up starts")
+    add("--min-lr", type=amount, default=1e-5, metavar="LR", help="where the schedule ends")
+    add("--decay-epochs", type=above_zero, default=30.0, metavar="N", help="step: epochs between decays")
+    add(
+        "--decay-rate",
+        type=above_zero,
+        default=0.1,
+        metavar="R",
+        help="step and plateau: factor of a decay; poly: its power",
+    )
+    add(
+        "--patience-epochs",
+        type=count,
+        default=10,
+        metavar="N",
+        help="plateau: epochs without a better top-1 before a decay",
+    )
+    add(
+        "--cooldown-epochs",
+        type=count,
+        default=0,
+        metavar="N",
+        help="epochs at the lowest rate after the schedule (DeiT's 10 never ran)",
+    )
+    add(
+        "--lr-noise",
+        type=share,
+        nargs="+",
+        metavar="PART",
+        help="parts of the schedule at which noise on the rate starts, and ends",
+    )
+    add("--lr-noise-pct", type=share, default=0.67, metavar="P", help="largest noise, as a share of the rate")
+    add("--lr-noise-std", type=amount, default=1.0, metavar="S", help="standard deviation of the noise")
+
+    group = parser.add_argument_group("run")
+    add = group.add_argument
+    add(
+        "--output_dir",
+        default="",
+        metavar="DIR",
+        help="where checkpoints, log.txt and TensorBoard files go; nothing is kept if not given",
+    )
+    add("--resume", default="", metavar="FILE", help="continue from this checkpoint")
+    add("--start_epoch", type=count, default=0, metavar="N", help="first epoch, unless a checkpoint says it")
+    add("--eval", action="store_true", help="evaluate the checkpoint of --resume and stop")
+    add("--seed", type=count, default=0, metavar="N", help="of weights, order of images and augmentation")
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
+    amp = group.add_mutually_exclusive_group()
+    amp.add_argument(
+        "--if_amp", dest="amp", action="store_true", default=None, help="mixed precision; by default on a GPU only"
+    )
+    amp.add_argument("--no_amp", dest="amp", action="store_false", default=None, help="fp32 throughout")
+    add("--amp-dtype", default="bfloat16", choices=AMP_DTYPES, help="what mixed precision computes in")
+
+    group = parser.add_argument_group("several processes")
+    add = group.add_argument
+    add("--dist-eval", action="store_true", help="share the test images out instead of every process evaluating all")
+    add(
+        "--world_size",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes to start on this machine; a launcher's own setting goes first",
+    )
+    add(
+        "--dist_url",
+        default="env://",
+        metavar="URL",
+        help="tcp://HOST:PORT where they meet; a launcher's own setting goes first",
+    )
+    add("--local-rank", type=int, metavar="N", help="passed by old launchers")
+    return parser
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line and check what flags alone can tell; ends the program with one line if they are wrong."""
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    if args.input_size is not None:
+        if len(args.input_size) > 2:
+            parser.error("argument --input-size: takes one number, or height and width")
+        args.input_size = (args.input_size[0], args.input_size[-1])
+    args.mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    if args.mixed and args.batch_size % 2 and not args.eval:
+        parser.error(f"argument --batch-size: mixup and cutmix pair images, so it must be even, not {args.batch_size}")
+    if args.eval and not args.resume:
+        parser.error("argument --eval: needs the checkpoint to evaluate, --resume FILE")
+    if args.lr_noise is not None and len(args.lr_noise) > 2:
+        parser.error("argument --lr-noise: takes where noise starts, and perhaps where it ends")
+    return args

@@ -1,0 +1,128 @@
+"""What a run prints: one screen before training, one line an epoch."""
+
+import argparse
+import platform
+import subprocess
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import ssm
+from fusion import format_counts
+from training.distributed import World
+from training.loaders import usable_workers
+
+
+def print_overview(args: argparse.Namespace, world: World, model: nn.Module, train_set: Dataset, test_set: Dataset):
+    """Say, on the main process, what is about to run."""
+    if not world.is_main:
+        return
+    height, width = args.input_size
+    parameters = sum(p.numel() for p in model.parameters())
+    rows = [
+        ("model", f"{args.model}, {parameters:,} parameters, {height} x {width} pixels"),
+        (
+            "data",
+            f"{args.data_set}, {_length(train_set)} training and {_length(test_set)} test images, "
+            f"{args.nb_classes} classes, {_workers(args.num_workers)}",
+        ),
+        ("device", f"{device_name(world.device)}, {_precision(args, world)}"),
+        ("scan", f"{ssm.BACKEND} backend"),
+        ("fusion", f"{_strategy(args)}; tokens before layer 0 and after each layer:"),
+        ("", format_counts(args.token_counts)),
+    ]
+    if not args.eval:
+        rule = "" if args.unscale_lr else f" = {args.lr:g} x {args.global_batch} / 512"
+        rows += [
+            (
+                "batch",
+                f"{args.batch_size} x {world.size} process{'es' if world.size > 1 else ''} = {args.global_batch}",
+            ),
+            (
+                "optimizer",
+                f"{args.opt}, learning rate {args.scaled_lr:.4g}{rule}, {args.sched}, {args.last_epoch} epochs",
+            ),
+            ("output", args.output_dir or "nothing is saved; --output_dir DIR keeps log and checkpoints"),
+        ]
+    for label, text in rows:
+        print(f"{label:<11}{text}")
+    print(flush=True)
+
+
+def _length(dataset: Dataset) -> str:
+    return f"{len(dataset):,}" if hasattr(dataset, "__len__") else "streamed"
+
+
+def _workers(wanted: int) -> str:
+    started = usable_workers(wanted)
+    lowered = f" (--num_workers {wanted} lowered to the cores there are)" if started < wanted else ""
+    return f"{started} loading processes{lowered}"
+
+
+def device_name(device: torch.device) -> str:
+    """The device and what it is, for measurements to name."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({_cpu_model()}, {torch.get_num_threads()} threads)"
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.machine()
+
+
+def _precision(args: argparse.Namespace, world: World) -> str:
+    on = world.device.type == "cuda" if args.amp is None else args.amp
+    return f"mixed precision in {args.amp_dtype}" if on else "fp32"
+
+
+def _strategy(args: argparse.Namespace) -> str:
+    if args.fusion_strategy == "no":
+        return "none"
+    layer = (
+        ""
+        if args.fusion_layer is None
+        else f" from layer {args.fusion_layer}"
+        if args.fusion_strategy == "upper"
+        else f" below layer {args.fusion_layer}"
+    )
+    return f"{args.fusion_strategy}{layer}, {args.fusion_token} tokens a layer"
+
+
+def describe_epoch(record: dict, last_epoch: int, best_acc1: float) -> str:
+    """One line for an epoch's record."""
+    ema = f", EMA {record['test_ema_acc1']:.2f} %" if "test_ema_acc1" in record else ""
+    return (
+        f"epoch {record['epoch']:>{len(str(last_epoch - 1))}}/{last_epoch - 1}: "
+        f"loss {record['train_loss']:.4f}, top-1 {record['test_acc1']:.2f} %{ema} (best {best_acc1:.2f} %), "
+        f"{record['train_seconds']:.1f} s (waited {record['data_seconds']:.1f} s for data), "
+        f"{record['images_per_second']:.0f} images/s, "
+        f"peak memory {record['peak_memory_mb']:.0f} MB (training {record['training_memory_mb']:.0f} MB)"
+    )
+
+
+def describe_evaluation(name: str, scores: dict) -> str:
+    """One line for an evaluation."""
+    return (
+        f"{name}: top-1 {scores['acc1']:.2f} %, top-5 {scores['acc5']:.2f} %, "
+        f"loss {scores['loss']:.4f}, {scores['seconds']:.1f} s"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions that a measurement depends on, and the revision of this code where git knows it."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found["revision"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found["revision"] = "unknown"
+    return {"versions": found}
