@@ -83,7 +83,7 @@ def build_transform(is_train, args):
     small = max(size) <= SMALL
     if not 0 < args.eval_crop_ratio <= 1:
         raise ValueError(f"--eval-crop-ratio {args.eval_crop_ratio}: must be above 0 and at most 1")
-    if not is_train:
+    if not is_train or args.no_aug:
         crop = {"crop_mode": "squash", "crop_pct": 1.0} if small else {"crop_pct": args.eval_crop_ratio}
         return create_transform(size, interpolation="bicubic", **crop)
     mirrored = NEVER_MIRRORED.isdisjoint(re.split("[/:]", args.data_set.lower()))

@@ -127,7 +127,8 @@ def build_state(args: argparse.Namespace, world: World, model: VisionMamba, save
     )
     if saved:
         state.load_state_dict(saved)
-    scheduler.step(state.epoch)
+    if state.epoch:
+        scheduler.step(state.epoch)
     return state
 
 
@@ -196,11 +197,11 @@ def train(
             scores = evaluate(evaluated, test_batches, world, autocast=dtype, shared_out=args.dist_eval)
             record |= {f"{prefix}_{name}": value for name, value in scores.items()}
         state.finish_epoch(record["test_acc1"])
-        if world.is_main:
-            print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
         if logbook:
             logbook.write(record)
             save(state, Path(args.output_dir), best=state.best_acc1 == record["test_acc1"])
+        if world.is_main:
+            print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
 
 
 def set_epoch(loader: DataLoader, epoch: int) -> None:

@@ -15,7 +15,7 @@ train() { # NAME FLAGS...
     echo "== $name"
     # 8 x 8 pixels: mirrored, mixed or erased digits are no digits, so DeiT's augmentation is off.
     .venv/bin/python -W ignore::FutureWarning -m torch.distributed.launch --nproc_per_node=1 --use_env main.py \
-        --data-set DIGITS --model vim_pico_patch2_8 --batch-size 32 --epochs 10 --warmup-epochs 1 --lr 3e-3 --unscale-lr \
+        --data-set DIGITS --model vim_pico_patch2_8 --batch-size 32 --epochs 20 --warmup-epochs 1 --lr 3e-3 --unscale-lr \
         --drop-path 0.0 --weight-decay 0.1 --aa none --mixup 0 --cutmix 0 --reprob 0 --no-repeated-aug --no-model-ema \
         --num_workers 1 --no_amp --output_dir "$output/$name" "$@"
 }

@@ -37,6 +37,7 @@ def make_args(**changes):
         data_set="DIGITS",
         data_path=None,
         input_size=(32, 32),
+        no_aug=False,
         color_jitter=0.3,
         aa="rand-m9-mstd0.5-inc1",
         train_interpolation="bicubic",
@@ -734,3 +735,12 @@ def test_train_interpolation(size):
 def test_wrong_transform_flags(changes):
     (value,) = changes.values()
     assert value in error_of(**changes)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (64, 48)])
+def test_no_aug_leaves_only_the_transform_of_evaluation(size):
+    args = make_args(data_set="FOLDER", no_aug=True, reprob=1.0, input_size=size)
+    image = Image.fromarray(RNG.integers(0, 256, (80, 70, 3), dtype=np.uint8))
+    transform = datasets.build_transform(True, args)
+    assert torch.equal(transform(image), transform(image))
+    assert torch.equal(transform(image), datasets.build_transform(False, args)(image))

@@ -165,6 +165,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("augmentation")
     add = group.add_argument
+    add("--no-aug", action="store_true", help="only resize: no random crop, mirroring, colour, --aa or erasing")
     add(
         "--color-jitter",
         type=amount,

@@ -59,7 +59,7 @@ def _length(dataset: Dataset) -> str:
 def _workers(wanted: int) -> str:
     started = usable_workers(wanted)
     lowered = f" (--num_workers {wanted} lowered to the cores there are)" if started < wanted else ""
-    return f"{started} loading processes{lowered}"
+    return f"{started} loading process{'' if started == 1 else 'es'}{lowered}"
 
 
 def device_name(device: torch.device) -> str:
@@ -71,12 +71,11 @@ def device_name(device: torch.device) -> str:
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.machine()
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
 
 
 def _precision(args: argparse.Namespace, world: World) -> str:
@@ -85,16 +84,9 @@ def _precision(args: argparse.Namespace, world: World) -> str:
 
 
 def _strategy(args: argparse.Namespace) -> str:
-    if args.fusion_strategy == "no":
-        return "none"
-    layer = (
-        ""
-        if args.fusion_layer is None
-        else f" from layer {args.fusion_layer}"
-        if args.fusion_strategy == "upper"
-        else f" below layer {args.fusion_layer}"
-    )
-    return f"{args.fusion_strategy}{layer}, {args.fusion_token} tokens a layer"
+    where = {"upper": f" from layer {args.fusion_layer}", "lower": f" below layer {args.fusion_layer}"}
+    amount = f", {args.fusion_token} tokens a layer" if args.fusion_token else ""
+    return f"{args.fusion_strategy}{where.get(args.fusion_strategy, '')}{amount}"
 
 
 def describe_epoch(record: dict, last_epoch: int, best_acc1: float) -> str:

@@ -1,0 +1,165 @@
+"""The two loops: what they update, what they measure, and when they stop."""
+
+import time
+
+import pytest
+import torch
+from timm.data import Mixup
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from engine import evaluate, mix, train_one_epoch
+from training.distributed import World
+from training.memory import PeakMemory
+
+WORLD = World(torch.device("cpu"), 0, 1)
+
+
+class Classifier(nn.Module):
+    """A linear classifier of 2x2 images that remembers what precision it ran in."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(12, 6)
+
+    def forward(self, x):
+        logits = self.head(x.flatten(1))
+        self.seen = logits.dtype
+        return logits
+
+
+def batches(count=4, size=6):
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(size) % 6
+    return [(torch.randn(size, 3, 2, 2, generator=generator) + labels.view(-1, 1, 1, 1), labels) for _ in range(count)]
+
+
+def train(model, loader, lr=0.1, **kwargs):
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    criterion = kwargs.pop("criterion", nn.CrossEntropyLoss())
+    memory = PeakMemory(WORLD.device)
+    return train_one_epoch(model, criterion, loader, optimizer, WORLD, 3, memory=memory, **kwargs)
+
+
+def test_an_epoch_learns_and_measures():
+    model, loader = Classifier(), batches(50)
+    first, last = train(model, loader), train(model, loader)
+    assert last["train_loss"] < first["train_loss"]
+    assert first["lr"] == 0.1
+    assert first["images_per_second"] == pytest.approx(300 / first["train_seconds"])
+    assert first["peak_memory_mb"] > 10
+    assert first["train_grad_norm"] > 0
+
+
+def test_loss_is_the_mean_over_images():
+    loader = [*batches(1, size=6), *batches(1, size=2)]
+    model = Classifier()
+    expected = sum(nn.CrossEntropyLoss(reduction="sum")(model(x), y).item() for x, y in loader) / 8
+    assert train(model, loader, lr=0.0)["train_loss"] == pytest.approx(expected)
+
+
+def test_waiting_for_data_is_counted():
+    def slow():
+        for batch in batches(3):
+            time.sleep(0.1)
+            yield batch
+
+    result = train(Classifier(), slow())
+    assert result["data_seconds"] == pytest.approx(0.3, abs=0.1)
+    assert result["train_seconds"] >= result["data_seconds"]
+
+
+def test_clipping_bounds_the_step_and_not_the_reported_norm():
+    free, clipped = Classifier(), Classifier()
+    start = [p.detach().clone() for p in free.parameters()]
+    norm = train(free, batches(1), lr=1.0)["train_grad_norm"]
+    clipped_norm = train(clipped, batches(1), lr=1.0, clip_grad=0.01)["train_grad_norm"]
+    assert clipped_norm == pytest.approx(norm)
+
+    def step(model):
+        return torch.cat([(p - q).flatten() for p, q in zip(model.parameters(), start, strict=True)]).norm().item()
+
+    assert step(free) == pytest.approx(norm, rel=1e-4)
+    assert step(clipped) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_average_of_the_weights_follows_them():
+    model = Classifier()
+    ema = ModelEmaV3(model, decay=0.9)
+    before = [p.detach().clone() for p in ema.module.parameters()]
+    train(model, batches(1), ema=ema)
+    after, now = list(ema.module.parameters()), list(model.parameters())
+    expected = [b * 0.9 + n * 0.1 for b, n in zip(before, now, strict=True)]
+    torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_mixed_precision_computes_in_what_it_says(dtype):
+    model = Classifier()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if dtype == torch.float16 else None
+    norm = train(model, batches(1), autocast=dtype, scaler=scaler)["train_grad_norm"]
+    assert model.seen == (dtype or torch.float32)
+    assert norm == pytest.approx(train(Classifier(), batches(1))["train_grad_norm"], rel=0.02)  # unscaled
+    evaluate(model, batches(1), WORLD, autocast=dtype)
+    assert model.seen == (dtype or torch.float32)
+
+
+def test_mixup_makes_soft_targets():
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, logits, targets):
+            seen.append(targets)
+            return logits.sum() * 0 + 1
+
+    mixup = Mixup(mixup_alpha=1.0, num_classes=6, label_smoothing=0.0)
+    train(Classifier(), batches(1), criterion=Spy(), mixup=mixup)
+    assert seen[0].shape == (6, 6)
+    torch.testing.assert_close(seen[0].sum(1), torch.ones(6))
+
+
+@pytest.mark.parametrize(("images", "mixed"), [(1, 2), (2, 2), (5, 4)])
+def test_a_batch_of_odd_length_can_be_mixed(images, mixed):
+    x, targets = mix(Mixup(num_classes=6), torch.randn(images, 3, 2, 2), torch.zeros(images, dtype=torch.long))
+    assert len(x) == len(targets) == mixed
+
+
+def test_a_loss_that_is_not_finite_says_where():
+    good, bad = batches(2), batches(1)
+    bad[0][0][0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"epoch 3, step 2: the loss is nan; the last finite loss was \d"):
+        train(Classifier(), good + bad)
+
+
+def test_no_batch_is_an_error():
+    with pytest.raises(ValueError, match="no batch"):
+        train(Classifier(), [])
+    with pytest.raises(ValueError, match="no batch"):
+        evaluate(Classifier(), [], WORLD)
+
+
+def test_evaluation_counts_every_image():
+    model = Classifier()
+    loader = [*batches(2, size=6), *batches(1, size=5)]
+    images, labels = torch.cat([x for x, _ in loader]), torch.cat([y for _, y in loader])
+    logits = model(images)
+    scores = evaluate(model, loader, WORLD)
+    assert scores["acc1"] == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
+    top5 = logits.topk(5).indices.eq(labels.unsqueeze(1)).any(1)
+    assert scores["acc5"] == pytest.approx(100 * top5.float().mean().item())
+    assert scores["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    assert scores["seconds"] > 0
+
+
+def test_training_and_evaluation_modes():
+    class Modes(Classifier):
+        def forward(self, x):
+            self.was_training, self.had_gradients = self.training, torch.is_grad_enabled()
+            return super().forward(x)
+
+    model = Modes()
+    train(model, batches(1))
+    assert (model.was_training, model.had_gradients) == (True, True)
+    evaluate(model, batches(1), WORLD)
+    assert (model.was_training, model.had_gradients) == (False, False)

@@ -1,0 +1,119 @@
+"""Vision Mamba and fusion together: planned lengths, tracked class tokens, full maps, unchanged checkpoints."""
+
+import pytest
+import torch
+
+import fusion
+from models_mamba import CLASS_TOKENS, VisionMamba
+
+DEPTH = 6
+STRATEGIES = {  # the layers after which 17 tokens shrink, by 2 each
+    "no": (None, []),
+    "all": (None, [0, 1, 2, 3, 4, 5]),
+    "interleaved": (None, [1, 3, 5]),
+    "alternate": (None, [1, 3, 5]),
+    "lower": (4, [0, 1, 2, 3]),
+    "upper": (4, [4, 5]),
+}
+
+
+def build(strategy="no", class_token="middle"):
+    torch.manual_seed(0)
+    model = VisionMamba(img_size=16, patch_size=4, depth=DEPTH, embed_dim=16, num_classes=5, class_token=class_token)
+    layer, _ = STRATEGIES[strategy]
+    fusion.inject(model, fusion.plan(strategy, DEPTH, layer, 2 if strategy != "no" else 0))
+    return model
+
+
+def images(batch=3):
+    return torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def lengths(model):
+    found = []
+    hooks = [
+        block.register_forward_hook(lambda *args: found.append(args[-1].hidden.shape[1])) for block in model.layers
+    ]
+    model(images())
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_exactly_the_planned_layers_shrink_the_sequence(strategy):
+    model = build(strategy)
+    before, found = 17, lengths(model)
+    shrunk = []
+    for layer, after in enumerate(found):
+        if after != before:
+            assert before - after == 2
+            shrunk.append(layer)
+        before = after
+    assert shrunk == STRATEGIES[strategy][1]
+
+
+@pytest.mark.parametrize("class_token", CLASS_TOKENS)
+def test_class_tokens_are_read_where_they_are(class_token):
+    """Fusing after the last layer leaves every class token as it was, wherever the survivors put it."""
+    plain, fused = build(class_token=class_token), build(class_token=class_token)
+    fusion.inject(fused, (0,) * (DEPTH - 1) + (5,))
+    K = plain.num_prefix_tokens
+    torch.testing.assert_close(fused.forward_features(images())[:, :K], plain.forward_features(images())[:, :K])
+    assert fused.forward_features(images()).shape[1] == plain.forward_features(images()).shape[1] - 5
+    if K:
+        torch.testing.assert_close(fused(images()), plain(images()))
+
+
+def test_images_fuse_independently():
+    model = build("all").eval()
+    together = model(images())
+    for i, image in enumerate(images()):
+        torch.testing.assert_close(model(image[None])[0], together[i])
+
+
+def test_intermediates_cover_the_full_grid():
+    """Every patch shows the token that holds it: patches of one group are equal, and there are as many as tokens."""
+    model = build("all").eval()
+    maps = model.forward_intermediates(images(), intermediates_only=True)
+    for layer, features in enumerate(maps):
+        assert features.shape == (3, 16, 4, 4)
+        for image in features.flatten(2):
+            assert len(image.T.unique(dim=0)) == 16 - 2 * (layer + 1)
+
+
+def test_checkpoints_load_with_or_without_fusion():
+    plain, fused = build(), build("upper")
+    assert list(plain.state_dict()) == list(fused.state_dict())
+    fused.load_state_dict(plain.state_dict())
+    changed = fused(images())
+    assert not torch.allclose(changed, plain(images()))
+    fusion.inject(fused, (0,) * DEPTH)
+    torch.testing.assert_close(fused(images()), plain(images()))
+
+
+def test_every_parameter_and_every_pixel_gets_a_gradient():
+    model, pixels = build("all"), images().requires_grad_()
+    model(pixels).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+    assert (pixels.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_gradient_checkpointing_with_fusion():
+    gradients = []
+    for enabled in (False, True):
+        model = build("all")
+        model.set_grad_checkpointing(enabled)
+        model(images()).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_fused_tokens_stay_fp32_in_the_residual_under_autocast():
+    model = build("all")
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = model._embed(images())
+        for block in model.layers:
+            tokens = block(tokens)
+    assert tokens.residual.dtype == torch.float32
+    assert tokens.size.sum(1).tolist() == [17.0] * 3

@@ -1,0 +1,448 @@
+"""main.py as people start it, on a folder of a few small images: what it prints, keeps, continues and refuses."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.scheduler import create_scheduler
+
+import main
+from models_mamba import VisionMamba
+from training.distributed import World
+from training.logbook import read_log
+from training.options import parse_args
+
+PLAIN = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --drop-path 0 --num_workers 0".split()
+CPU = World(torch.device("cpu"), 0, 1)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """16 training and 6 test images of 8x8 pixels, two classes: dark and bright."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for label, low in (("bright", 128), ("dark", 0)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(low, low + 128, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def run(images, capsys):
+    """Run main.py in this process on the small folder; returns what it printed."""
+
+    def call(*flags, data=("--data-set", "FOLDER", "--data-path", str(images))):
+        main.main([*data, "--batch-size", "8", *PLAIN, *map(str, flags)])
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def error(run, capsys):
+    """Run main.py with something wrong; returns its one line."""
+
+    def call(*flags, **kwargs):
+        with pytest.raises(SystemExit) as exit_:
+            run(*flags, **kwargs)
+        assert exit_.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return call
+
+
+def state_of(*flags):
+    """The training state that flags make, of a tiny model."""
+    args = parse_args([*PLAIN, *map(str, flags)])
+    model = VisionMamba(img_size=8, patch_size=4, embed_dim=16, depth=1, num_classes=3)
+    return args, main.build_state(args, CPU, model, None)
+
+
+# What a run prints and keeps
+
+
+def test_screen_names_what_runs(run):
+    out = run("--epochs", 1, "--fusion-strategy", "upper", "--fusion-layer", 3, "--fusion-token", 3)
+    for expected in (
+        "vim_pico_patch2_8, 155,138 parameters, 8 x 8 pixels",
+        "FOLDER, 16 training and 6 test images, 2 classes",
+        "cpu (",
+        "reference backend",
+        "upper from layer 3, 3 tokens a layer",
+        "17 17 17 17 14 11 8",
+        "8 x 1 process = 8",
+        " = 0.0005 x 8 / 512",
+        "nothing is saved",
+    ):
+        assert expected in out
+    line = out.splitlines()[-1]
+    assert re.match(r"epoch 0/0: loss \S+, top-1 \S+ % .*, \S+ s .*images/s, peak memory \d+ MB", line)
+
+
+def test_an_epoch_leaves_a_line_scalars_and_checkpoints(run, tmp_path):
+    run("--epochs", 2, "--model-ema", "--output_dir", tmp_path / "out")
+    lines = read_log(tmp_path / "out" / "log.txt")
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert set(lines[0]) == {
+        *("epoch", "scan_backend", "lr", "train_loss", "train_grad_norm", "train_seconds", "data_seconds"),
+        *("images_per_second", "peak_memory_mb", "training_memory_mb"),
+        *(f"{model}_{score}" for model in ("test", "test_ema") for score in ("loss", "acc1", "acc5", "seconds")),
+    }
+    settings = json.loads((tmp_path / "out" / "args.json").read_text())
+    assert settings["token_counts"] == [17] * 7
+    assert settings["versions"]["torch"] == torch.__version__
+    assert list((tmp_path / "out").glob("events.*"))
+    for name in ("checkpoint.pth", "best_checkpoint.pth"):
+        saved = torch.load(tmp_path / "out" / name, weights_only=True)
+        assert saved["model"].keys() == saved["model_ema"].keys()
+
+
+def test_best_checkpoint_is_the_epoch_with_the_best_accuracy(run, tmp_path, monkeypatch):
+    scores = iter([50.0, 80.0, 60.0])
+    monkeypatch.setattr(
+        main,
+        "evaluate",
+        lambda *args, **kwargs: {"acc1": next(scores)} | dict.fromkeys(("loss", "acc5", "seconds"), 0.0),
+    )
+    run("--epochs", 3, "--output_dir", tmp_path)
+    assert torch.load(tmp_path / "best_checkpoint.pth", weights_only=True)["epoch"] == 2
+    last = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    assert (last["epoch"], last["best_acc1"]) == (3, 80.0)
+
+
+def test_seed_decides_the_weights(run, tmp_path):
+    weights = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run("--epochs", 1, "--seed", seed, "--output_dir", tmp_path / name)
+        weights[name] = torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["model"]["head.weight"]
+    assert torch.equal(weights["a"], weights["b"])
+    assert not torch.equal(weights["a"], weights["c"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(run, monkeypatch):
+    monkeypatch.setattr(VisionMamba, "forward", lambda self, x: self.head.bias.repeat(len(x), 1) * float("nan"))
+    with pytest.raises(SystemExit, match="main.py: epoch 0, step 0: the loss is nan"):
+        run("--epochs", 1)
+
+
+def test_mixed_precision_is_said_and_done(run, monkeypatch):
+    seen = set()
+    forward = VisionMamba.forward
+    monkeypatch.setattr(
+        VisionMamba,
+        "forward",
+        lambda self, x: (seen.add(self.layers[0].mixer.in_proj(torch.zeros(1, 1, 48)).dtype), forward(self, x))[1],
+    )
+    assert "mixed precision in bfloat16" in run("--epochs", 1, "--if_amp")
+    assert seen == {torch.bfloat16}
+    seen.clear()
+    assert "mixed precision in float16" in run("--epochs", 1, "--if_amp", "--amp-dtype", "float16")
+    assert seen == {torch.float16}
+    seen.clear()
+    assert "fp32" in run("--epochs", 1, "--no_amp")
+    assert seen == {torch.float32}
+
+
+def test_more_workers_than_cores_are_lowered_and_said(run, monkeypatch):
+    monkeypatch.setattr("training.loaders.os.sched_getaffinity", lambda pid: {0}, raising=False)
+    assert "1 loading process (--num_workers 25 lowered to the cores there are)" in run(
+        "--epochs", 1, "--num_workers", 25
+    )
+
+
+# Continuing and evaluating
+
+
+def test_resuming_equals_not_stopping(run, tmp_path):
+    """Without random augmentation and dropout, which a checkpoint doesn't cover yet."""
+    flags = ("--lr", 0.05, "--warmup-epochs", 1, "--model-ema", "--lr-noise", 0.5)
+    run("--epochs", 4, *flags, "--output_dir", tmp_path / "whole")
+
+    stopped = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        write = main.save
+
+        def stop_after_two(state, *args, **kwargs):
+            write(state, *args, **kwargs)
+            if state.epoch == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(main, "save", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            run("--epochs", 4, *flags, "--output_dir", stopped)
+    run("--epochs", 4, *flags, "--output_dir", stopped, "--resume", stopped / "checkpoint.pth")
+
+    whole, resumed = (
+        torch.load(folder / "checkpoint.pth", weights_only=True) for folder in (tmp_path / "whole", stopped)
+    )
+    for part in ("model", "model_ema", "optimizer"):
+        torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
+    assert {name: resumed[name] for name in ("scheduler", "epoch", "best_acc1")} == {
+        name: whole[name] for name in ("scheduler", "epoch", "best_acc1")
+    }
+    whole_log, resumed_log = (read_log(folder / "log.txt") for folder in (tmp_path / "whole", stopped))
+    for name in ("epoch", "lr", "train_loss", "test_loss", "test_ema_loss"):
+        assert [line[name] for line in resumed_log] == [line[name] for line in whole_log], name
+
+
+def test_evaluating_a_checkpoint_with_and_without_fusion(run, tmp_path):
+    run("--epochs", 2, "--lr", 0.1, "--model-ema", "--output_dir", tmp_path)
+    line = read_log(tmp_path / "log.txt")[-1]
+
+    def accuracy(out, name):
+        return re.search(rf"{name}: top-1 (\S+) %, top-5 \S+ %, loss (\S+),", out).groups()
+
+    out = run("--eval", "--model-ema", "--resume", tmp_path / "checkpoint.pth")
+    assert accuracy(out, "model") == (f"{line['test_acc1']:.2f}", f"{line['test_loss']:.4f}")
+    assert accuracy(out, "EMA") == (f"{line['test_ema_acc1']:.2f}", f"{line['test_ema_loss']:.4f}")
+    assert "EMA" not in run("--eval", "--resume", tmp_path / "checkpoint.pth")
+    fused = run("--eval", "--resume", tmp_path / "checkpoint.pth", "--fusion-strategy", "all", "--fusion-token", 2)
+    assert "17 15 13 11 9 7 5" in fused
+    assert accuracy(fused, "model")[1] != accuracy(out, "model")[1]
+
+
+def test_start_epoch_skips_ahead_in_the_schedule(run, tmp_path):
+    run("--epochs", 4, "--start_epoch", 3, "--warmup-epochs", 0, "--output_dir", tmp_path)
+    (line,) = read_log(tmp_path / "log.txt")
+    assert line["epoch"] == 3
+    assert 0 < line["lr"] < 0.5 * 5e-4 * 8 / 512 + 1e-5
+
+
+# Flags of the optimizer, the schedule and the model
+
+
+def test_learning_rate_rule():
+    _, state = state_of("--batch-size", 256, "--warmup-epochs", 0)
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(2.5e-4)
+    _, state = state_of("--batch-size", 256, "--warmup-epochs", 0, "--unscale-lr", "--lr", 0.3)
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.3)
+    args = parse_args(["--batch-size", "64"])
+    model = VisionMamba(img_size=8, patch_size=4, embed_dim=16, depth=1, num_classes=3)
+    main.build_state(args, CPU._replace(size=4), model, None)
+    assert args.scaled_lr == pytest.approx(5e-4 * 256 / 512)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (("--opt", "adamw", "--opt-eps", 1e-3), "eps", 1e-3),
+        (("--opt-betas", 0.7, 0.8), "betas", (0.7, 0.8)),
+        (("--opt", "sgd", "--momentum", 0.3), "momentum", 0.3),
+    ],
+)
+def test_optimizer_flags(flags, name, value):
+    _, state = state_of(*flags)
+    assert all(group[name] == value for group in state.optimizer.param_groups)
+
+
+def test_weight_decay_spares_what_it_should():
+    _, state = state_of("--weight-decay", 0.3)
+    spared, decayed = sorted(state.optimizer.param_groups, key=lambda group: group["weight_decay"])
+    assert (spared["weight_decay"], decayed["weight_decay"]) == (0, 0.3)
+    names = {id(p): name for name, p in state.model.named_parameters()}
+    assert {"pos_embed", "cls_token", "norm_f.weight"} <= {names[id(p)] for p in spared["params"]}
+    assert not any(names[id(p)].endswith(("A_log", ".D", "bias")) for p in decayed["params"])
+
+
+def test_other_optimizers():
+    _, state = state_of("--opt", "lamb")
+    assert type(state.optimizer).__name__ == "Lamb"
+
+
+def rates(*flags, accuracies=(), epochs=12):
+    """Learning rates of the epochs, as training steps the schedule."""
+    _, state = state_of("--lr", 1.0, "--unscale-lr", "--epochs", epochs, *flags)
+    found = []
+    for epoch in range(epochs):
+        found.append(state.optimizer.param_groups[0]["lr"])
+        state.finish_epoch(accuracies[epoch] if accuracies else float(epoch))
+    return found
+
+
+def test_warm_up():
+    found = rates("--warmup-epochs", 4, "--warmup-lr", 0.2)
+    assert found[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+def test_cosine_ends_at_min_lr():
+    found = rates("--warmup-epochs", 0, "--min-lr", 0.1)
+    assert found[0] == 1
+    assert found[6] == pytest.approx(0.55)
+    assert found == sorted(found, reverse=True)
+    assert 0.1 < found[-1] < 0.15
+
+
+def test_cooldown_adds_epochs_at_the_lowest_rate():
+    args, _ = state_of("--epochs", 3, "--cooldown-epochs", 2)
+    assert args.last_epoch == 5
+    found = rates("--warmup-epochs", 0, "--min-lr", 0.1, "--cooldown-epochs", 3, epochs=15)
+    _, state = state_of("--epochs", 3, "--cooldown-epochs", 2, "--warmup-epochs", 0, "--min-lr", 0.1)
+    state.scheduler.step(4)
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert found[0] == 1
+
+
+def test_step_decays_every_decay_epochs_by_decay_rate():
+    found = rates("--sched", "step", "--warmup-epochs", 0, "--decay-epochs", 5, "--decay-rate", 0.5)
+    assert found == pytest.approx([1] * 5 + [0.5] * 5 + [0.25] * 2)
+
+
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated")
+@pytest.mark.parametrize("patience", [1, 3])
+def test_plateau_waits_patience_epochs(patience):
+    flags = ("--sched", "plateau", "--warmup-epochs", 0, "--patience-epochs", patience, "--decay-rate", 0.5)
+    found = rates(*flags, accuracies=[50.0] * 12)
+    assert found.index(0.5) == patience + 2
+
+
+@pytest.mark.parametrize("sched", ["tanh", "poly", "constant"])
+def test_other_schedules(sched):
+    found = rates("--sched", sched, "--warmup-epochs", 0)
+    assert (found[-1] == found[0]) == (sched == "constant")
+
+
+def test_noise_on_the_rate():
+    quiet = rates("--sched", "constant", "--warmup-epochs", 0)
+    noisy = rates("--sched", "constant", "--warmup-epochs", 0, "--lr-noise", 0.25, 0.75)
+    changed = [i for i in range(12) if noisy[i] != quiet[i]]
+    assert changed == [3, 4, 5, 6, 7, 8]
+    assert max(abs(rate - 1) for rate in noisy) < 0.67
+    other_seed = rates("--sched", "constant", "--warmup-epochs", 0, "--lr-noise", 0.25, 0.75, "--seed", 7)
+    assert other_seed != noisy
+    small = rates("--sched", "constant", "--warmup-epochs", 0, "--lr-noise", 0.25, "--lr-noise-pct", 0.01)
+    assert 0 < max(abs(rate - 1) for rate in small) < 0.01
+    smaller = rates("--sched", "constant", "--warmup-epochs", 0, "--lr-noise", 0.25, "--lr-noise-std", 1e-4)
+    assert 0 < max(abs(rate - 1) for rate in smaller) < 1e-3
+
+
+def test_average_of_weights_flags():
+    assert state_of()[1].ema is None
+    _, state = state_of("--model-ema", "--model-ema-decay", 0.5)
+    assert state.ema.get_decay(10**6) == 0.5
+    assert state.ema.get_decay(2) < 0.5  # warms up
+
+
+@pytest.mark.parametrize(
+    ("flags", "attributes"),
+    [
+        (("--mixup", 0.3), {"mixup_alpha": 0.3}),
+        (("--cutmix", 0.4), {"cutmix_alpha": 0.4}),
+        (("--cutmix-minmax", 0.2, 0.8), {"cutmix_minmax": [0.2, 0.8]}),
+        (("--mixup", 1, "--mixup-prob", 0.2), {"mix_prob": 0.2}),
+        (("--mixup", 1, "--cutmix", 1, "--mixup-switch-prob", 0.2), {"switch_prob": 0.2}),
+        (("--mixup", 1, "--mixup-mode", "elem"), {"mode": "elem"}),
+        (("--mixup", 1, "--smoothing", 0.3), {"label_smoothing": 0.3}),
+    ],
+)
+def test_mixup_flags(flags, attributes):
+    args = parse_args([*PLAIN, *map(str, flags)])
+    args.nb_classes = 3
+    mixup = main.build_mixup(args)
+    assert {name: getattr(mixup, name) for name in attributes} == attributes
+
+
+def test_no_mixup_unless_asked_for():
+    assert main.build_mixup(parse_args(PLAIN)) is None
+
+
+def test_model_flags():
+    args = parse_args("--model vim_nano_patch4_32 --drop 0.2 --drop-path 0.3 --input-size 16 24".split())
+    model = main.build_model(args)
+    assert model.patch_embed.grid_size == (4, 6)
+    assert model.pos_drop.p == 0.2
+    assert model.drop_path.drop_prob == pytest.approx(0.3)
+    assert args.token_counts == (25,) * 13
+
+
+def test_smoothing_without_mixing(run, tmp_path):
+    for smoothing in (0.0, 0.4):
+        run("--epochs", 1, "--smoothing", smoothing, "--output_dir", tmp_path / str(smoothing))
+    losses = [read_log(tmp_path / name / "log.txt")[0]["train_loss"] for name in ("0.0", "0.4")]
+    assert losses[0] != losses[1]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--model", "vim_pico_patch2"), "--model vim_pico_patch2: no such name, did you mean vim_pico_patch2_8"),
+        (("--model", "resnet18"), "--model resnet18: no such name"),
+        (("--opt", "adamv"), "--opt adamv: no such name, did you mean"),
+        (("--input-size", 9), "image height 9"),
+        (("--input-size", 8, 9), "image width 9"),
+        (("--fusion-strategy", "uper", "--fusion-layer", 1, "--fusion-token", 1), "did you mean upper"),
+        (("--fusion-strategy", "upper", "--fusion-token", 1), "needs --fusion-layer"),
+        (("--fusion-strategy", "upper", "--fusion-layer", 6, "--fusion-token", 1), "must be 0 to 5"),
+        (("--fusion-strategy", "upper", "--fusion-layer", -1, "--fusion-token", 1), "must be 0 to 5"),
+        (
+            ("--fusion-strategy", "all", "--fusion-layer", 1, "--fusion-token", 1),
+            "--fusion-layer is for lower and upper",
+        ),
+        (("--fusion-strategy", "all", "--fusion-token", -1), "--fusion-token must be at least 0"),
+        (("--fusion-strategy", "all", "--fusion-token", 4), "layer 3 has 4 patch tokens and can fuse at most 2"),
+        (("--fusion-token", 4), "--fusion-token 4 fuses nothing under --fusion-strategy no"),
+        (("--resume", "missing.pth"), "--resume missing.pth: no such file"),
+        (("--device", "tpu"), "--device tpu"),
+        (("--world_size", 2, "--dist_url", "http://x"), "--dist_url http://x: must be env:// or tcp://HOST:PORT"),
+    ],
+)
+def test_bad_settings_are_one_line(error, flags, complaint):
+    assert complaint in error(*flags)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(error):
+    assert "--device cuda: PyTorch finds no CUDA GPU" in error("--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (("--data-set", "DIGIT"), "did you mean DIGITS"),
+        (("--data-set", "CIFAR", "--data-path", "/nowhere"), "cifar-100-python"),
+        (("--data-set", "hfds/cifar10", "--data-path", "."), "hfds/cifar10"),
+        (("--data-set", "FOLDER"), "--data-path"),
+    ],
+)
+def test_bad_data_are_one_line(error, data, complaint):
+    assert complaint in error(data=data)
+
+
+def test_a_checkpoint_of_another_model(run, error, tmp_path):
+    run("--epochs", 1, "--output_dir", tmp_path)
+    complaint = error("--model", "vim_nano_patch4_32", "--input-size", 8, "--resume", tmp_path / "checkpoint.pth")
+    assert "does not fit this model" in complaint
+    weights = {"model": torch.load(tmp_path / "checkpoint.pth", weights_only=True)["model"]}
+    torch.save(weights, tmp_path / "weights.pth")
+    assert "holds no optimizer" in error("--resume", tmp_path / "weights.pth")
+    assert "model: top-1" in run("--eval", "--resume", tmp_path / "weights.pth")
+
+
+def test_an_output_directory_of_another_run(run, error, tmp_path):
+    run("--epochs", 1, "--output_dir", tmp_path)
+    before = (tmp_path / "log.txt").read_text()
+    assert "holds a run already" in error("--epochs", 1, "--output_dir", tmp_path)
+    assert (tmp_path / "log.txt").read_text() == before
+
+
+def test_an_output_directory_that_cannot_be_made(error, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "can't be written" in error("--output_dir", tmp_path / "file" / "out")
+
+
+def test_scheduler_arguments_are_timms():
+    """create_scheduler reads flags by name; a renamed flag would silently fall back to timm's default."""
+    args, state = state_of("--warmup-epochs", 2, "--min-lr", 0.3, "--seed", 5)
+    scheduler, _ = create_scheduler(args, state.optimizer)
+    assert (scheduler.warmup_t, scheduler.lr_min, scheduler.noise_seed) == (2, 0.3, 5)

@@ -1,0 +1,95 @@
+"""Loaders: batch sizes, repeats, sharing out, and what a flag of theirs changes."""
+
+import argparse
+
+import pytest
+import torch
+from torch.utils.data import IterableDataset, TensorDataset
+
+import training.loaders as loaders
+from training.distributed import World
+
+CPU = torch.device("cpu")
+
+
+def arguments(**changes):
+    defaults = {
+        "batch_size": 4,
+        "num_workers": 0,
+        "pin_mem": True,
+        "repeated_aug": False,
+        "dist_eval": False,
+        "seed": 0,
+    }
+    return argparse.Namespace(**(defaults | changes))
+
+
+def dataset(count):
+    return TensorDataset(torch.arange(count))
+
+
+def images(loader):
+    return [image for batch in batches(loader) for image in batch]
+
+
+def batches(loader):
+    return [batch[0].tolist() for batch in loader]
+
+
+def test_training_batches_are_full_and_shuffled():
+    found = batches(loaders.train_loader(dataset(10), arguments(), World(CPU, 0, 1)))
+    assert [len(batch) for batch in found] == [4, 4]
+    assert sorted(found[0] + found[1]) != found[0] + found[1]
+    other_seed = batches(loaders.train_loader(dataset(10), arguments(seed=1), World(CPU, 0, 1)))
+    assert other_seed != found
+
+
+def test_less_than_one_batch_is_one_short_batch():
+    assert [len(b) for b in batches(loaders.train_loader(dataset(3), arguments(), World(CPU, 0, 1)))] == [3]
+    assert [len(b) for b in batches(loaders.train_loader(dataset(3), arguments(), World(CPU, 1, 2)))] == [1]
+
+
+def test_repeated_augmentation_draws_a_third_of_the_images_three_times():
+    found = images(loaders.train_loader(dataset(12), arguments(repeated_aug=True), World(CPU, 0, 1)))
+    assert len(found) == 12
+    assert {found.count(image) for image in found} == {3}
+
+
+@pytest.mark.parametrize("shared_out", [False, True])
+def test_test_images_come_once(shared_out):
+    parts = [
+        images(loaders.test_loader(dataset(11), arguments(dist_eval=shared_out), World(CPU, rank, 3)))
+        for rank in range(3)
+    ]
+    if shared_out:
+        assert sorted(image for part in parts for image in part) == list(range(11))
+    else:
+        assert parts == [list(range(11))] * 3
+
+
+def test_test_batches_are_larger():
+    assert [len(b) for b in batches(loaders.test_loader(dataset(11), arguments(), World(CPU, 0, 1)))] == [6, 5]
+
+
+def test_streams_share_themselves_out():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(10))
+
+    assert [len(b) for b in loaders.train_loader(Stream(), arguments(), World(CPU, 1, 2))] == [4, 4]
+    assert [len(b) for b in loaders.test_loader(Stream(), arguments(), World(CPU, 1, 2))] == [6, 4]
+
+
+@pytest.mark.parametrize(
+    ("pin_mem", "device", "pinned"), [(True, "cuda", True), (False, "cuda", False), (True, "cpu", False)]
+)
+def test_memory_is_pinned_for_a_gpu(pin_mem, device, pinned):
+    loader = loaders.train_loader(dataset(8), arguments(pin_mem=pin_mem), World(torch.device(device), 0, 1))
+    assert loader.pin_memory == pinned
+
+
+def test_workers_are_at_most_the_cores(monkeypatch):
+    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    assert [loaders.usable_workers(n) for n in (0, 2, 3, 25)] == [0, 2, 3, 3]
+    loader = loaders.train_loader(dataset(8), arguments(num_workers=25), World(CPU, 0, 1))
+    assert loader.num_workers == 3
