@@ -4,6 +4,7 @@
 label; what cannot be read is a ValueError or FileNotFoundError of one line.
 """
 
+import argparse
 import difflib
 import gzip
 import io
@@ -12,14 +13,17 @@ import math
 import pickle
 import re
 import zlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 from timm.data import create_dataset, create_transform
 from timm.data.auto_augment import NAME_TO_OP
 from timm.data.transforms import str_to_interp_mode
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, ImageFolder
 from torchvision.datasets.folder import find_classes
@@ -32,15 +36,19 @@ INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "fami
 DEBIAN_FMNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
 
 
-def build_dataset(is_train, args):
-    """Builds the training or the validation split of `args.data_set`, transforms included.
+def build_dataset(is_train: bool, args: argparse.Namespace) -> tuple[Dataset, int]:
+    """Build the training or the validation split of `args.data_set`, transforms included.
+
+    Args:
+        is_train: True for the training split, False for the validation split.
+        args: The command line, with the sizes of `args.input_size` settled.
 
     Returns:
         The data set and the number of classes (`args.nb_classes` where that is given).
 
     Raises:
-        ValueError: an unknown name, a flag that does not fit, or data that are not what they should be.
-        FileNotFoundError: the data are not there; says what was looked for, where, and how to get it.
+        ValueError: An unknown name, a flag that does not fit, or data that are not what they should be.
+        FileNotFoundError: The data are not there; says what was looked for, where, and how to get it.
     """
     check(args)
     transform = build_transform(is_train, args)
@@ -49,11 +57,11 @@ def build_dataset(is_train, args):
     return dataset, _num_classes(dataset, args)
 
 
-def check(args):
-    """Checks that the name is known and that a path is given where one is needed; reads nothing.
+def check(args: argparse.Namespace) -> None:
+    """Check that the name is known and that a path is given where one is needed; reads nothing.
 
     Raises:
-        ValueError: naming the flag, and for an unknown name the nearest ones.
+        ValueError: The name or the path does not do; names the flag, and for an unknown name the nearest ones.
     """
     name = args.data_set
     prefix, slash, _ = name.lower().partition("/")
@@ -71,13 +79,17 @@ def check(args):
         raise ValueError(f"--data-set {name} needs --data-path")
 
 
-def build_transform(is_train, args):
-    """Builds what turns an RGB image of any size into a tensor [3, H, W], for training or for evaluation.
+def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
+    """Build what turns an RGB image of any size into a tensor [3, H, W], for training or for evaluation.
 
     `args.color_jitter` acts where `args.aa` is off, and `args.eval_crop_ratio` above 32 pixels.
 
+    Args:
+        is_train: True to augment, unless `args.no_aug` says otherwise; False to evaluate.
+        args: The command line, with the sizes of `args.input_size` settled.
+
     Raises:
-        ValueError: a flag that timm does not understand.
+        ValueError: `args.eval_crop_ratio` is out of range, or timm does not understand a flag.
     """
     size = tuple(args.input_size)
     small = max(size) <= SMALL
@@ -107,32 +119,31 @@ def build_transform(is_train, args):
     return transform
 
 
-def _padded_crop(size, interpolation):
-    """Resizes to `size`, then shifts by up to an eighth of it."""
+def _padded_crop(size: tuple[int, int], interpolation: str) -> list[Callable]:
+    """Build the steps that resize to `size` and then shift by up to an eighth of it."""
     height, width = size
     modes = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
     resize = RandomChoice([Resize(size, str_to_interp_mode(mode)) for mode in modes])
     return [resize, RandomCrop(size, padding=(width // 8, height // 8))]
 
 
-def posterize(image, bits_to_keep, **_):
-    """Keeps the highest bits of each channel.
-
-    At full strength timm's policies ask for 0 bits, a black image, which newer versions of Pillow refuse.
-    """
+def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    """Keep the highest bits of each channel; 0 bits or fewer give a black image, 8 or more the image unchanged."""
     if bits_to_keep <= 0:
         return Image.new(image.mode, image.size)
     return ImageOps.posterize(image, min(bits_to_keep, 8))
 
 
+# timm's default policies, that of --aa among them, at times ask Pillow to posterize to 0 bits. Newer Pillow refuses
+# that with a ValueError, which would end the training: so timm's table of operations gets a posterize that allows it.
 NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), posterize))
 
 
-def to_rgb(image):
-    """Decodes an image, and names its file where that fails: a broken file must never pass unseen.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Decode an image, and name its file where that fails: a broken file must never pass unseen.
 
     Raises:
-        OSError: the image cannot be decoded.
+        OSError: The image cannot be decoded.
     """
     try:
         return image.convert("RGB")
@@ -141,24 +152,39 @@ def to_rgb(image):
 
 
 class LabelledImages(Dataset):
-    """Images with labels: paths for `Image.open`, or uint8 arrays [H, W] or [H, W, 3] for `Image.fromarray`."""
+    """Images with labels.
 
-    def __init__(self, images, labels, classes, open_image):
+    Args:
+        images: Paths for `Image.open`, or uint8 arrays [H, W] or [H, W, 3] for `Image.fromarray`.
+        labels: One int an image.
+        classes: Names or numbers of the classes, in the order of the labels.
+        open_image: Turns an entry of images into a Pillow image.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str] | np.ndarray,
+        labels: Sequence[int] | np.ndarray,
+        classes: Sequence[str] | range,
+        open_image: Callable[[Any], Image.Image],
+    ) -> None:
         self.images = images
         self.labels = labels
         self.classes = classes
         self.open_image = open_image
         self.transform = to_rgb
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Image.Image | Tensor, int]:
         return self.transform(self.open_image(self.images[index])), int(self.labels[index])
 
 
-def _in_memory(images, labels, classes, source):
-    """A data set of arrays, once images and labels are seen to fit."""
+def _in_memory(
+    images: np.ndarray, labels: np.ndarray, classes: Sequence[str] | range, source: str | Path
+) -> LabelledImages:
+    """Build a data set of arrays, once images and labels are seen to fit."""
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"{source}: {len(images)} images and {len(labels)} labels")
     if labels.min() < 0 or labels.max() >= len(classes):
@@ -166,7 +192,7 @@ def _in_memory(images, labels, classes, source):
     return LabelledImages(images, labels, classes, Image.fromarray)
 
 
-def _num_classes(dataset, args):
+def _num_classes(dataset: Dataset, args: argparse.Namespace) -> int:
     reader = getattr(dataset, "reader", None)
     known = len(getattr(dataset, "classes", None) or getattr(reader, "class_to_idx", None) or ())
     if not (known or args.nb_classes):
@@ -176,8 +202,10 @@ def _num_classes(dataset, args):
     return args.nb_classes or known
 
 
-def _find(args, names, folders, advice, source=None):
-    """Paths of the files `names`, plain or gzipped, in the first of `folders` that has them all.
+def _find(
+    args: argparse.Namespace, names: list[str], folders: list[Path], advice: str, source: type[Dataset] | None = None
+) -> list[Path]:
+    """Find the files `names`, plain or gzipped, in the first of `folders` that has them all.
 
     Where none has, and `args.download` allows it, the torchvision class `source` downloads into the data path first.
     """
@@ -195,13 +223,13 @@ def _find(args, names, folders, advice, source=None):
     return _find(args, names, folders, advice)
 
 
-def _one_line(error):
+def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text.replace("download=True", "--download")  # torchvision speaks of its argument
 
 
-def _read(path):
-    """The bytes of a plain or gzipped file."""
+def _read(path: Path) -> bytes:
+    """Return the bytes of a plain or gzipped file."""
     if path.suffix != ".gz":
         return path.read_bytes()
     try:
@@ -210,8 +238,8 @@ def _read(path):
         raise ValueError(f"{path}: broken gzip file ({error})") from error
 
 
-def _digits(is_train, args):
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels; the same stratified fifth is always the validation set."""
+def _digits(is_train: bool, args: argparse.Namespace) -> LabelledImages:
+    """Build scikit-learn's 1,797 digits of 8x8 pixels; the same stratified fifth is always the validation set."""
     from sklearn.datasets import load_digits  # slow to import, and nothing else here needs it
     from sklearn.model_selection import train_test_split
 
@@ -222,7 +250,7 @@ def _digits(is_train, args):
     return _in_memory(images[split], digits.target[split], range(10), "DIGITS")
 
 
-def _cifar(is_train, args, source, num_classes):
+def _cifar(is_train: bool, args: argparse.Namespace, source: type[CIFAR10], num_classes: int) -> LabelledImages:
     root = Path(args.data_path).expanduser()
     names = [name for name, _ in (source.train_list if is_train else source.test_list)]
     advice = f"--download gets it, or unpack {source.url} into --data-path"
@@ -233,8 +261,8 @@ def _cifar(is_train, args, source, num_classes):
     return _in_memory(images, labels, range(num_classes), paths[0].parent)
 
 
-def _read_cifar(path):
-    """Images [N, 32, 32, 3] and labels [N] of one batch in CIFAR's Python format."""
+def _read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return images [N, 32, 32, 3] and labels [N] of one batch in CIFAR's Python format."""
     try:
         batch = ArrayUnpickler(io.BytesIO(_read(path)), encoding="latin1").load()
         labels = batch["fine_labels"] if "fine_labels" in batch else batch["labels"]
@@ -258,15 +286,15 @@ UNPICKLED = {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain containers and NumPy arrays: a pickle that asks for anything else could run any code."""
+    """Unpickle plain containers and NumPy arrays: a pickle that asks for anything else could run any code."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Callable:
         if f"{module}.{name}" not in UNPICKLED:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of arrays")
         return UNPICKLED[f"{module}.{name}"]
 
 
-def _fashion_mnist(is_train, args):
+def _fashion_mnist(is_train: bool, args: argparse.Namespace) -> LabelledImages:
     root = Path(args.data_path).expanduser() if args.data_path else None
     folders = [root, root / "FashionMNIST" / "raw"] if root else [DEBIAN_FMNIST]
     names = [f"{'train' if is_train else 't10k'}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
@@ -275,8 +303,8 @@ def _fashion_mnist(is_train, args):
     return _in_memory(_read_idx(images, 3), _read_idx(labels, 1), FashionMNIST.classes, images.parent)
 
 
-def _read_idx(path, ndim):
-    """The uint8 array of `ndim` axes in an idx file: bytes 0, 0, type, ndim; the sizes, 4 bytes each; the data."""
+def _read_idx(path: Path, ndim: int) -> np.ndarray:
+    """Return the uint8 array in an idx file of `ndim` axes: bytes 0, 0, type, ndim; sizes, 4 bytes each; data."""
     data = _read(path)
     header = 4 + 4 * ndim
     if data[:4] != bytes((0, 0, 0x08, ndim)) or len(data) < header:
@@ -287,8 +315,8 @@ def _read_idx(path, ndim):
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _image_folder(is_train, args):
-    """train/ and val/, each with the same folders of images, one a class."""
+def _image_folder(is_train: bool, args: argparse.Namespace) -> LabelledImages:
+    """Build a split from train/ and val/, each with the same folders of images, one a class."""
     root = Path(args.data_path).expanduser()
     split, other = (root / "train", root / "val")[:: 1 if is_train else -1]
     if not split.is_dir():
@@ -302,8 +330,8 @@ def _image_folder(is_train, args):
     return LabelledImages([path for path, _ in folder.samples], folder.targets, folder.classes, Image.open)
 
 
-def _inaturalist(is_train, args, year):
-    """iNaturalist's json files; classes are numbered as they first appear in the training set, as DeiT does."""
+def _inaturalist(is_train: bool, args: argparse.Namespace, year: int) -> LabelledImages:
+    """Build a split of iNaturalist's json files; as in DeiT, classes are numbered as they first appear in training."""
     root = Path(args.data_path).expanduser()
     names = ["categories.json", f"train{year}.json", f"val{year}.json"]
     paths = _find(args, names, [root], "see https://github.com/visipedia/inat_comp")
@@ -324,8 +352,8 @@ def _inaturalist(is_train, args, year):
     return LabelledImages([f"{root}/{file}" for file in files], labels, classes, Image.open)
 
 
-def _timm(is_train, args):
-    """What timm makes of a name with a prefix; wds and tfds give streams, which shuffle and share out by themselves."""
+def _timm(is_train: bool, args: argparse.Namespace) -> Dataset:
+    """Build what timm makes of a prefixed name; wds and tfds give streams, which shuffle and share themselves out."""
     stream = {} if args.data_set.lower().startswith("torch/") else {"seed": args.seed, "batch_size": args.batch_size}
     try:
         dataset = create_dataset(

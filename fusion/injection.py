@@ -1,4 +1,4 @@
-"""Puts fusion into a model, and takes it out again."""
+"""Put fusion into a model, and take it out again."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from fusion.matching import match
 
 
 class TokenFusion(nn.Module):
-    """Fuses r tokens of every image, at the end of a layer (Famba-V, arXiv 2409.09808, section 3).
+    """Fuse r tokens of every image, at the end of a layer (Famba-V, arXiv 2409.09808, section 3).
 
     Takes and returns the model's tokens: a named tuple with hidden and residual [B, L, D], cls_index [B, K], size
     [B, L] and source [B, M] or None. Hidden decides; hidden and residual then fuse alike, by plain means.
@@ -36,7 +36,7 @@ class TokenFusion(nn.Module):
 
 
 def inject(model: nn.Module, plan: Sequence[int]) -> None:
-    """Makes a model fuse tokens by a plan, in place of what it may have fused before.
+    """Make a model fuse tokens by a plan, in place of what it may have fused before.
 
     The model has `patch_embed.num_patches` and `layers`, each of which passes its tokens through its `fusion` at its
     end. Where the plan says 0 that becomes an identity again: a plan of zeros takes fusion out.

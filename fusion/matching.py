@@ -35,7 +35,7 @@ class Matching:
     rows: tuple[Tensor, Tensor, Tensor, Tensor] = field(repr=False)
 
     def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Replaces every target by the mean of itself and its sources. The other survivors do not change by a bit.
+        """Replace every target by the mean of itself and its sources. The other survivors do not change by a bit.
 
         Args:
             x: [B, L, C].
@@ -51,7 +51,7 @@ class Matching:
         return self.group_sum(x * share.unsqueeze(-1).to(x.dtype)), total
 
     def group_sum(self, x: Tensor) -> Tensor:
-        """Adds every source to its target: [B, L, ...] -> [B, L - r, ...].
+        """Add every source to its target: [B, L, ...] -> [B, L - r, ...].
 
         Raises:
             ValueError: x is not of the B images and L tokens that were matched.
@@ -84,7 +84,7 @@ class GroupSum(torch.autograd.Function):
 
 @torch.no_grad()
 def match(metric: Tensor, r: int, cls_index: Tensor | None = None) -> Matching:
-    """Finds in each image the r tokens that are most similar to another one, to be fused into it.
+    """Find in each image the r tokens that are most similar to another one, to be fused into it.
 
     Class tokens aside, the 1st, 3rd, 5th, ... token can vanish and the 2nd, 4th, 6th, ... can take others in. Each of
     the former points at the latter it is most similar to, by cosine; the r most similar pairs fuse. No gradient
@@ -118,7 +118,7 @@ def match(metric: Tensor, r: int, cls_index: Tensor | None = None) -> Matching:
 
 
 def _most_similar_pairs(metric: Tensor, a: Tensor, b: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """The r pairs [B, r] of a position from a [B, _] and one from b [B, _] that fuse, the most similar first."""
+    """Return the r pairs [B, r] of a position from a [B, _] and one from b [B, _] that fuse, the most similar first."""
     if r == 0:
         return a[:, :0], b[:, :0]
     with torch.autocast(metric.device.type, enabled=False):
@@ -129,18 +129,18 @@ def _most_similar_pairs(metric: Tensor, a: Tensor, b: Tensor, r: int) -> tuple[T
 
 
 def _positions_without(excluded: Tensor, length: int) -> Tensor:
-    """The positions below length that are not in excluded [B, n], ascending: [B, length - n]."""
+    """Return the positions below length that are not in excluded [B, n], ascending: [B, length - n]."""
     B, n = excluded.shape
     mask = torch.zeros(B, length, dtype=torch.uint8, device=excluded.device).scatter_(1, excluded, 1)
     return mask.argsort(dim=1, stable=True)[:, : length - n]  # unlike nonzero, never waits for a GPU
 
 
 def _take(x: Tensor, positions: Tensor) -> Tensor:
-    """The tokens of x [B, L, D] at positions [B, n]: [B, n, D]."""
+    """Return the tokens of x [B, L, D] at positions [B, n]: [B, n, D]."""
     return x.flatten(0, 1).index_select(0, _rows(positions, x.shape[1])).unflatten(0, positions.shape)
 
 
 def _rows(positions: Tensor, length: int) -> Tensor:
-    """Positions [B, n] in sequences of that length, as rows [B * n] of the sequences laid end to end."""
+    """Turn positions [B, n] in sequences of that length into rows [B * n] of the sequences laid end to end."""
     starts = torch.arange(positions.shape[0], device=positions.device).unsqueeze(1) * length
     return (positions + starts).flatten()

@@ -20,7 +20,7 @@ STRATEGIES = tuple(_FUSING_LAYERS)
 
 
 def plan(strategy: str, depth: int, layer: int | None = None, tokens: int = 0) -> tuple[int, ...]:
-    """Makes the plan of a strategy for a model of `depth` layers.
+    """Make the plan of a strategy for a model of `depth` layers.
 
     Args:
         strategy: `no`; `all`, every layer; `interleaved` or `alternate`, layers 1, 3, 5, ...; `lower`, the layers
@@ -37,12 +37,12 @@ def plan(strategy: str, depth: int, layer: int | None = None, tokens: int = 0) -
 
 
 def token_counts(plan: Sequence[int], length: int) -> tuple[int, ...]:
-    """Sequence lengths under a plan, from `length` before layer 0 to what is left after the last one."""
+    """Return sequence lengths under a plan, from `length` before layer 0 to what is left after the last one."""
     return tuple(accumulate(plan, lambda left, fused: left - fused, initial=length))
 
 
 def format_counts(counts: Sequence[int]) -> str:
-    """`token_counts` as a line to print: 197 197 197 189 181."""
+    """Format `token_counts` as a line to print: 197 197 197 189 181."""
     return " ".join(map(str, counts))
 
 

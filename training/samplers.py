@@ -4,6 +4,8 @@ Both samplers lay all indices in one global order, the same on every process, an
 them from the r-th. So step k's images, all processes together, depend on the global batch size alone and not on W.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from torch.utils.data import Sampler
 
@@ -19,18 +21,20 @@ class TrainSampler(Sampler):
     every image. The copies of an image lie side by side in the global order, so that they go to different processes.
 
     Args:
-        num_samples: images in the data set.
-        world_size: number of processes.
-        rank: this process.
-        seed: seed of the order.
+        num_samples: Images in the data set.
+        world_size: Number of processes.
+        rank: This process.
+        seed: Seed of the order.
         shuffle: False keeps the data set's order.
-        repeats: how often an epoch draws each of its images.
+        repeats: How often an epoch draws each of its images.
 
     Raises:
-        ValueError: no images, no repeats, or a rank outside of the world.
+        ValueError: No images, no repeats, or a rank outside of the world.
     """
 
-    def __init__(self, num_samples, world_size, rank, seed, shuffle=True, repeats=1):
+    def __init__(
+        self, num_samples: int, world_size: int, rank: int, seed: int, shuffle: bool = True, repeats: int = 1
+    ) -> None:
         if num_samples < 1 or repeats < 1:
             raise ValueError(f"num_samples and repeats must be at least 1, not {num_samples} and {repeats}")
         _check_rank(world_size, rank)
@@ -42,24 +46,24 @@ class TrainSampler(Sampler):
         self.repeats = repeats
         self.epoch = 0
 
-    def set_epoch(self, epoch):
-        """Chooses the order of the next iteration."""
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
         self.epoch = epoch
 
     @property
-    def images_per_epoch(self):
+    def images_per_epoch(self) -> int:
         """How many different images an epoch draws, over all processes, before the end is cut."""
         return -(-self.num_samples // self.repeats)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return max(1, self.images_per_epoch * self.repeats // self.world_size)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         order = self._global_order()
         mine = np.arange(self.rank, len(self) * self.world_size, self.world_size)
         return iter(order[mine % len(order)].tolist())
 
-    def _global_order(self):
+    def _global_order(self) -> np.ndarray:
         cycle, part = divmod(self.epoch, self.repeats)
         indices = np.arange(self.num_samples)
         if self.shuffle:
@@ -72,30 +76,30 @@ class EvalSampler(Sampler):
     """The data set's own order, each index on exactly one process; lengths may differ by one.
 
     Args:
-        num_samples: images in the data set.
-        world_size: number of processes.
-        rank: this process.
+        num_samples: Images in the data set.
+        world_size: Number of processes.
+        rank: This process.
 
     Raises:
-        ValueError: a rank outside of the world.
+        ValueError: A rank outside of the world.
     """
 
-    def __init__(self, num_samples, world_size, rank):
+    def __init__(self, num_samples: int, world_size: int, rank: int) -> None:
         _check_rank(world_size, rank)
         self.indices = range(rank, num_samples, world_size)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter(self.indices)
 
 
-def drop_last(sampler, batch_size):
-    """Whether a training loader should drop its last, short batch: unless it is the only one."""
+def drop_last(sampler: Sampler, batch_size: int) -> bool:
+    """Return whether a training loader should drop its last, short batch: unless it is the only one."""
     return len(sampler) >= batch_size
 
 
-def _check_rank(world_size, rank):
+def _check_rank(world_size: int, rank: int) -> None:
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes")
