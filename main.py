@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> None:
         if args.world_size > 1 and not launched():
             relaunch(args.world_size, args.dist_url)
         check_names(args)
+        ssm.use_backend(args.scan_backend)
         world = init_world(args.device)
+        ssm.pick(world.device.type)
         random_seed(args.seed, world.rank)
         model = build_model(args)
         train_set, test_set = build_data(args, world)
@@ -179,7 +181,7 @@ def train(
     memory.start_training()
     for epoch in range(state.epoch, args.last_epoch):
         set_epoch(train_batches, epoch)
-        record = {"epoch": epoch, "scan_backend": ssm.BACKEND} | train_one_epoch(
+        record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name} | train_one_epoch(
             model,
             criterion,
             train_batches,

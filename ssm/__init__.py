@@ -1,9 +1,18 @@
-"""The state space of Vision Mamba: a causal convolution and a selective scan, and the mixer made of them."""
+"""The state space of Vision Mamba: a causal convolution and a selective scan, and the mixer made of them.
 
+`python -m ssm` says which implementations of the two operations run on this machine, and what would mend the others.
+"""
+
+from ssm.backends import BACKENDS, causal_conv1d, pick, selective_scan, unavailable, use_backend
 from ssm.mixer import BiMamba, SelectiveSSM
-from ssm.reference import causal_conv1d, selective_scan
 
-__all__ = ["BACKEND", "BiMamba", "SelectiveSSM", "causal_conv1d", "selective_scan"]
-
-BACKEND = "reference"
-"""The implementation of the two operations that runs; logged with every measurement."""
+__all__ = [
+    "BACKENDS",
+    "BiMamba",
+    "SelectiveSSM",
+    "causal_conv1d",
+    "pick",
+    "selective_scan",
+    "unavailable",
+    "use_backend",
+]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm.reference import causal_conv1d, selective_scan
+from ssm.backends import causal_conv1d, selective_scan
 
 
 class SelectiveSSM(nn.Module):

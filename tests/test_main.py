@@ -71,12 +71,13 @@ def state_of(*flags):
 
 
 def test_screen_names_what_runs(run):
-    out = run("--epochs", 1, "--fusion-strategy", "upper", "--fusion-layer", 3, "--fusion-token", 3)
+    flags = ("--fusion-strategy", "upper", "--fusion-layer", 3, "--fusion-token", 3)
+    out = run("--epochs", 1, "--scan-backend", "reference", *flags)
     for expected in (
         "vim_pico_patch2_8, 155,138 parameters, 8 x 8 pixels",
         "FOLDER, 16 training and 6 test images, 2 classes",
         "cpu (",
-        "reference backend",
+        "reference backend (as asked for)",
         "upper from layer 3, 3 tokens a layer",
         "17 17 17 17 14 11 8",
         "8 x 1 process = 8",

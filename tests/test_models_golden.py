@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import models_mamba
+import ssm
 
 MODELS = [
     "vim_none_midcls_p8",
@@ -29,6 +30,14 @@ class ScaleImages(torch.nn.Module):
 
     def forward(self, x):
         return x * self.scale.view(-1, 1, 1).to(x.dtype)
+
+
+@pytest.fixture(params=["reference", "cpu"], autouse=True)
+def backend(request):
+    if ssm.unavailable(request.param):
+        pytest.skip(ssm.unavailable(request.param))
+    with ssm.use_backend(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=MODELS)

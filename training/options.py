@@ -302,6 +302,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     amp.add_argument("--no_amp", dest="amp", action="store_false", default=None, help="fp32 throughout")
     add("--amp-dtype", default="bfloat16", choices=AMP_DTYPES, help="what mixed precision computes in")
 
+    add(
+        "--scan-backend",
+        default="auto",
+        choices=("auto", "reference", "cpu", "cuda"),
+        help="what scans: plain PyTorch, C++, or mamba-ssm; python -m ssm says what there is",
+    )
+
     group = parser.add_argument_group("several processes")
     add = group.add_argument
     add("--dist-eval", action="store_true", help="share the test images out instead of every process evaluating all")

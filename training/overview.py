@@ -22,6 +22,7 @@ def print_overview(args: argparse.Namespace, world: World, model: nn.Module, tra
         return
     height, width = args.input_size
     parameters = sum(p.numel() for p in model.parameters())
+    scan = ssm.pick(world.device.type)
     rows = [
         ("model", f"{args.model}, {parameters:,} parameters, {height} x {width} pixels"),
         (
@@ -30,7 +31,7 @@ def print_overview(args: argparse.Namespace, world: World, model: nn.Module, tra
             f"{args.nb_classes} classes, {_workers(args.num_workers)}",
         ),
         ("device", f"{device_name(world.device)}, {_precision(args, world)}"),
-        ("scan", f"{ssm.BACKEND} backend"),
+        ("scan", f"{scan.name} backend ({scan.reason})"),
         ("fusion", f"{_strategy(args)}; tokens before layer 0 and after each layer:"),
         ("", format_counts(args.token_counts)),
     ]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import ssm.reference as reference
-from ssm import causal_conv1d, selective_scan
+from ssm.reference import causal_conv1d, selective_scan
 
 
 def scan_inputs(B=2, L=5, D=3, N=4, dtype=torch.float64, seed=0):

@@ -1,0 +1,106 @@
+"""Which implementation of the two operations runs: chosen by name, or by the device and what is installed."""
+
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssm import cpu, cuda, reference
+
+BACKENDS = ("auto", "reference", "cpu", "cuda")
+_MODULES = {"reference": reference, "cpu": cpu, "cuda": cuda}
+_chosen = "auto"
+
+
+class Choice(NamedTuple):
+    """The backend that runs, and why.
+
+    Attributes:
+        name: `reference`, `cpu` or `cuda`.
+        reason: One line to print.
+    """
+
+    name: str
+    reason: str
+
+
+class use_backend:  # noqa: N801, it is called like a function
+    """Choose the backend from now on, or inside a `with` block only.
+
+    Args:
+        name: One of BACKENDS; `auto` picks for each device the fastest that is there.
+
+    Raises:
+        ValueError: An unknown name, or a backend that can't run here; says what would mend it.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _chosen
+        if name not in BACKENDS:
+            raise ValueError(f"no scan backend {name}: choose from {', '.join(BACKENDS)}")
+        reason = unavailable(name)
+        if reason:
+            raise ValueError(f"the scan backend {name} can't run here: {reason}")
+        self._previous, _chosen = _chosen, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception) -> None:
+        global _chosen
+        _chosen = self._previous
+
+
+def unavailable(name: str) -> str | None:
+    """Why a backend can't run here, in one line; None if it can."""
+    return None if name in ("auto", "reference") else _MODULES[name].unavailable()
+
+
+def pick(device_type: str) -> Choice:
+    """The backend that runs on a device.
+
+    Args:
+        device_type: `cpu`, `cuda`, ...
+
+    Raises:
+        ValueError: The chosen backend is for another device.
+    """
+    if _chosen == "reference" or (_chosen != "auto" and _chosen == device_type):
+        return Choice(_chosen, "as asked for")
+    if _chosen != "auto":
+        raise ValueError(f"the scan backend {_chosen} doesn't run on {device_type}: choose reference or auto")
+    if device_type not in _MODULES:
+        return Choice("reference", f"there is no other for {device_type}")
+    reason = unavailable(device_type)
+    return Choice("reference", reason) if reason else Choice(device_type, "the fastest here")
+
+
+@torch._dynamo.assume_constant_result  # torch.compile takes the choice as it is when it compiles
+def _picked(device_type: str) -> str:
+    return pick(device_type).name
+
+
+def _module(device: torch.device) -> ModuleType:
+    return _MODULES[_picked(device.type)]
+
+
+def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
+    """Depthwise causal convolution and SiLU by the chosen backend; arguments as in ssm.reference."""
+    return _module(x.device).causal_conv1d(x, weight, bias, reverse=reverse)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    *,
+    reverse: bool = False,
+) -> Tensor:
+    """Selective scan by the chosen backend; arguments as in ssm.reference."""
+    return _module(u.device).selective_scan(u, delta, A, B, C, D, z, delta_bias, reverse=reverse)

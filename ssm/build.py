@@ -1,0 +1,107 @@
+"""Compile the C++ operations at their first use, into PyTorch's extension cache."""
+
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+SOURCES = Path(__file__).parent / "csrc"
+# No -ffast-math: it may fold away the rounding trick of the exponential.
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
+
+
+def load_library() -> None:
+    """Load the compiled operations as torch.ops.vim, compiling them first where no sound build is kept.
+
+    Of several processes one compiles while the others wait.
+
+    Raises:
+        RuntimeError: There is no compiler or it fails; one line says why.
+    """
+    try:
+        folder = _cache() / f"vim_ssm_{_fingerprint()}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_suffix(".lock")):
+            library = folder / f"{folder.name}.so"
+            if _is_sound(library):
+                torch.ops.load_library(library)
+            else:
+                _compile(folder)
+                _checksum_file(library).write_text(_checksum(library))
+    except OSError as error:
+        raise RuntimeError(f"the C++ scan can't be kept or loaded: {error}") from None
+
+
+def _cache() -> Path:
+    """PyTorch's cache of extensions; found without importing its builder, which takes a second."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or home / "torch_extensions")
+
+
+def _fingerprint() -> str:
+    """What a build depends on: sources, compiler flags, PyTorch and the processor's instructions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    processor = [line for line in lines if line.startswith(("flags", "Features"))][:1] or [platform.processor()]
+    parts = [torch.__version__, platform.machine(), *processor, *FLAGS]
+    parts += [path.read_text() for path in sorted(SOURCES.iterdir())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(path: Path):
+    """Hold a lock that the system releases if this process dies."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_sound(library: Path) -> bool:
+    """Whether this is the whole library that was once built: loading half of one could kill the process."""
+    stamp = _checksum_file(library)
+    return library.exists() and stamp.exists() and stamp.read_text() == _checksum(library)
+
+
+def _checksum_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _checksum(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _compile(folder: Path) -> None:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
+    from torch.utils import cpp_extension
+
+    compiler = cpp_extension.get_cxx_compiler()
+    if not shutil.which(compiler):
+        raise RuntimeError(f"no C++ compiler ({compiler}): apt-get install g++")
+    # pip's ninja lies beside this Python, which is on no path unless the environment is activated.
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}"
+    if not shutil.which("ninja"):
+        raise RuntimeError("no ninja: pip install ninja")
+    print("compiling the C++ scan, once for this machine (about 15 s) ...", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    shutil.rmtree(folder, ignore_errors=True)  # whatever an interrupted build left
+    folder.mkdir()
+    try:
+        cpp_extension.load(
+            name=folder.name,
+            sources=[str(path) for path in sorted(SOURCES.glob("*.cpp"))],
+            extra_cflags=FLAGS,
+            build_directory=str(folder),
+            is_python_module=False,
+        )
+    except RuntimeError as error:
+        errors = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
+        raise RuntimeError(f"the C++ scan doesn't compile: {errors[-1].strip()}") from None
+    print(f"compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,305 @@
+// Selective scan, forward and backward, on channels-last tensors.
+//
+// A task is one image and a range of channels, 16 of which run side by side. Tokens go by in chunks: what depends on
+// the token alone is computed once for a chunk, then a few states at a time pass through it in registers. Forward
+// keeps the states at the chunks' starts; backward computes those inside a chunk again.
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "sequence.h"
+
+namespace vim {
+namespace {
+
+constexpr int kChunk = 32;   // tokens
+constexpr int kStates = 4;   // states in registers at a time
+
+template <typename scalar_t, int S>
+VIM_INLINE void scan_chunk(
+    int tokens, const Vec<scalar_t>* dt, const Vec<scalar_t>* dtu, const scalar_t* const* B, const scalar_t* const* C,
+    const Vec<scalar_t>* A, Vec<scalar_t>* h, Vec<scalar_t>* y, int64_t n) {
+  Vec<scalar_t> state[S];
+  for (int s = 0; s < S; ++s) state[s] = h[n + s];
+  for (int i = 0; i < tokens; ++i) {
+    Vec<scalar_t> out = y[i];
+    for (int s = 0; s < S; ++s) {
+      state[s] = exp(dt[i] * A[n + s]) * state[s] + dtu[i] * B[i][n + s];
+      out += state[s] * C[i][n + s];
+    }
+    y[i] = out;
+  }
+  for (int s = 0; s < S; ++s) h[n + s] = state[s];
+}
+
+template <typename scalar_t>
+void forward(
+    const Tasks& tasks, int64_t N, const Sequence<scalar_t>& u, const Sequence<scalar_t>& delta, const scalar_t* A,
+    const Sequence<scalar_t>& B, const Sequence<scalar_t>& C, const scalar_t* D, const Sequence<scalar_t>& z,
+    const scalar_t* delta_bias, const Sequence<scalar_t>& out, scalar_t* states) {
+  constexpr int width = Simd<scalar_t>::width;
+  using V = Vec<scalar_t>;
+  const int64_t chunks = ceil_div(tasks.length, kChunk);
+  for_each_task(tasks, [&](int64_t image, int64_t, int64_t first, int64_t last) {
+    V dt[kChunk], dtu[kChunk], y[kChunk];
+    const scalar_t *Bs[kChunk], *Cs[kChunk];
+    std::vector<V> h(N), decay(N);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t c = block * width;
+      const int count = valid<scalar_t>(tasks, block);
+      for (int64_t n = 0; n < N; ++n) {
+        decay[n] = load(A + n * tasks.channels + c, count);
+        h[n] = V{};
+      }
+      const V skip = load(D + c, count), bias = load(delta_bias + c, count);
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t start = chunk * kChunk;
+        const int tokens = static_cast<int>(std::min<int64_t>(kChunk, tasks.length - start));
+        if (states) {
+          scalar_t* to = states + ((image * chunks + chunk) * N) * tasks.channels + c;
+          for (int64_t n = 0; n < N; ++n) store(to + n * tasks.channels, h[n], count);
+        }
+        for (int i = 0; i < tokens; ++i) {
+          const int64_t t = tasks.token(start + i);
+          const V input = load(u.at(image, t) + c, count);
+          dt[i] = softplus<scalar_t>(load(delta.at(image, t) + c, count) + bias).value;
+          dtu[i] = dt[i] * input;
+          y[i] = skip * input;
+          Bs[i] = B.at(image, t);
+          Cs[i] = C.at(image, t);
+        }
+        int64_t n = 0;
+        for (; n + kStates <= N; n += kStates) {
+          scan_chunk<scalar_t, kStates>(tokens, dt, dtu, Bs, Cs, decay.data(), h.data(), y, n);
+        }
+        for (; n < N; ++n) scan_chunk<scalar_t, 1>(tokens, dt, dtu, Bs, Cs, decay.data(), h.data(), y, n);
+        for (int i = 0; i < tokens; ++i) {
+          const int64_t t = tasks.token(start + i);
+          const V gate = silu<scalar_t>(load(z.at(image, t) + c, count)).value;
+          store(out.at(image, t) + c, y[i] * gate, count);
+        }
+      }
+    }
+  });
+}
+
+// What a chunk's backward pass reads and adds to; arrays over tokens, or [token, state] for dB and dC.
+template <typename scalar_t>
+struct Chunk {
+  using V = Vec<scalar_t>;
+  V dt[kChunk], dtu[kChunk], input[kChunk], y[kChunk], dy[kChunk], ddt[kChunk], ddtu[kChunk];
+  V sigmoid[kChunk], dz[kChunk];
+  const scalar_t *B[kChunk], *C[kChunk];
+  int tokens;
+};
+
+template <typename scalar_t, int S>
+VIM_INLINE void scan_chunk_backward(
+    Chunk<scalar_t>& chunk, const Vec<scalar_t>* A, const Vec<scalar_t>* start, Vec<scalar_t>* dh, Vec<scalar_t>* dA,
+    Vec<scalar_t>* dB, Vec<scalar_t>* dC, int64_t N, int64_t n) {
+  using V = Vec<scalar_t>;
+  V h[kChunk + 1][S], decay[kChunk][S];
+  V a[S], gradient[S], gradient_A[S];
+  for (int s = 0; s < S; ++s) {
+    h[0][s] = start[n + s];
+    a[s] = A[n + s];
+    gradient[s] = dh[n + s];
+    gradient_A[s] = V{};
+  }
+  for (int i = 0; i < chunk.tokens; ++i) {
+    V out = chunk.y[i];
+    for (int s = 0; s < S; ++s) {
+      decay[i][s] = exp(chunk.dt[i] * a[s]);
+      h[i + 1][s] = decay[i][s] * h[i][s] + chunk.dtu[i] * chunk.B[i][n + s];
+      out += h[i + 1][s] * chunk.C[i][n + s];
+    }
+    chunk.y[i] = out;
+  }
+  for (int i = chunk.tokens - 1; i >= 0; --i) {
+    const V dy = chunk.dy[i], dt = chunk.dt[i], dtu = chunk.dtu[i];
+    V ddt = chunk.ddt[i], ddtu = chunk.ddtu[i];
+    for (int s = 0; s < S; ++s) {
+      gradient[s] += dy * chunk.C[i][n + s];
+      dC[i * N + n + s] += dy * h[i + 1][s];
+      dB[i * N + n + s] += gradient[s] * dtu;
+      ddtu += gradient[s] * chunk.B[i][n + s];
+      gradient[s] *= decay[i][s];
+      const V exponent = gradient[s] * h[i][s];  // gradient of dt * A
+      ddt += exponent * a[s];
+      gradient_A[s] += exponent * dt;
+    }
+    chunk.ddt[i] = ddt;
+    chunk.ddtu[i] = ddtu;
+  }
+  for (int s = 0; s < S; ++s) {
+    dh[n + s] = gradient[s];
+    dA[n + s] += gradient_A[s];
+  }
+}
+
+template <typename scalar_t>
+struct Gradients {
+  Sequence<scalar_t> u, delta, z;
+  scalar_t *B, *C;          // [groups, images, length, N]
+  scalar_t *A;              // [threads, blocks, N, width]
+  scalar_t *D, *delta_bias;  // [threads, blocks, width]
+};
+
+template <typename scalar_t>
+void backward(
+    const Tasks& tasks, int64_t N, const Sequence<scalar_t>& grad, const Sequence<scalar_t>& u,
+    const Sequence<scalar_t>& delta, const scalar_t* A, const Sequence<scalar_t>& B, const Sequence<scalar_t>& C,
+    const scalar_t* D, const Sequence<scalar_t>& z, const scalar_t* delta_bias, const scalar_t* states,
+    const Gradients<scalar_t>& to) {
+  constexpr int width = Simd<scalar_t>::width;
+  using V = Vec<scalar_t>;
+  const int64_t chunks = ceil_div(tasks.length, kChunk);
+  for_each_task(tasks, [&](int64_t image, int64_t group, int64_t first, int64_t last) {
+    const int64_t thread = at::get_thread_num() * tasks.blocks;
+    Chunk<scalar_t> chunk;
+    std::vector<V> dh((last - first) * N), dB(kChunk * N), dC(kChunk * N), decay(N), start(N), dA(N);
+    for (int64_t k = chunks - 1; k >= 0; --k) {
+      const int64_t begin = k * kChunk;
+      chunk.tokens = static_cast<int>(std::min<int64_t>(kChunk, tasks.length - begin));
+      std::fill(dB.begin(), dB.end(), V{});
+      std::fill(dC.begin(), dC.end(), V{});
+      for (int i = 0; i < chunk.tokens; ++i) {
+        chunk.B[i] = B.at(image, tasks.token(begin + i));
+        chunk.C[i] = C.at(image, tasks.token(begin + i));
+      }
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t c = block * width;
+        const int count = valid<scalar_t>(tasks, block);
+        const V skip = load(D + c, count), bias = load(delta_bias + c, count);
+        const scalar_t* saved = states + ((image * chunks + k) * N) * tasks.channels + c;
+        scalar_t* sum_A = to.A + (thread + block) * N * width;
+        for (int64_t n = 0; n < N; ++n) {
+          decay[n] = load(A + n * tasks.channels + c, count);
+          start[n] = load(saved + n * tasks.channels, count);
+          dA[n] = load(sum_A + n * width);
+        }
+        for (int i = 0; i < chunk.tokens; ++i) {
+          const int64_t t = tasks.token(begin + i);
+          const auto step = softplus<scalar_t>(load(delta.at(image, t) + c, count) + bias);
+          const auto gate = silu<scalar_t>(load(z.at(image, t) + c, count));
+          const V upstream = load(grad.at(image, t) + c, count);
+          chunk.input[i] = load(u.at(image, t) + c, count);
+          chunk.dt[i] = step.value;
+          chunk.sigmoid[i] = step.slope;
+          chunk.dtu[i] = step.value * chunk.input[i];
+          chunk.y[i] = skip * chunk.input[i];
+          chunk.dy[i] = upstream * gate.value;
+          chunk.dz[i] = upstream * gate.slope;
+          chunk.ddt[i] = chunk.ddtu[i] = V{};
+        }
+        V* carried = dh.data() + (block - first) * N;
+        int64_t n = 0;
+        for (; n + kStates <= N; n += kStates) {
+          scan_chunk_backward<scalar_t, kStates>(
+              chunk, decay.data(), start.data(), carried, dA.data(), dB.data(), dC.data(), N, n);
+        }
+        for (; n < N; ++n) {
+          scan_chunk_backward<scalar_t, 1>(
+              chunk, decay.data(), start.data(), carried, dA.data(), dB.data(), dC.data(), N, n);
+        }
+        for (n = 0; n < N; ++n) store(sum_A + n * width, dA[n]);
+        scalar_t *sum_D = to.D + (thread + block) * width, *sum_bias = to.delta_bias + (thread + block) * width;
+        V dD = load(sum_D), dbias = load(sum_bias);
+        for (int i = 0; i < chunk.tokens; ++i) {
+          const int64_t t = tasks.token(begin + i);
+          const V ddelta = (chunk.ddt[i] + chunk.ddtu[i] * chunk.input[i]) * chunk.sigmoid[i];
+          store(to.u.at(image, t) + c, chunk.ddtu[i] * chunk.dt[i] + chunk.dy[i] * skip, count);
+          store(to.delta.at(image, t) + c, ddelta, count);
+          store(to.z.at(image, t) + c, chunk.dz[i] * chunk.y[i], count);
+          dD += chunk.dy[i] * chunk.input[i];
+          dbias += ddelta;
+        }
+        store(sum_D, dD);
+        store(sum_bias, dbias);
+      }
+      for (int i = 0; i < chunk.tokens; ++i) {
+        const int64_t row = ((group * tasks.images + image) * tasks.length + tasks.token(begin + i)) * N;
+        for (int64_t n = 0; n < N; ++n) {
+          to.B[row + n] = sum<scalar_t>(dB[i * N + n]);
+          to.C[row + n] = sum<scalar_t>(dC[i * N + n]);
+        }
+      }
+    }
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor> selective_scan_forward(
+    const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+    const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias, bool reverse, bool keep_states) {
+  const int64_t N = A.size(1);
+  const auto u_ = rows(u), delta_ = rows(delta), B_ = rows(B), C_ = rows(C), z_ = rows(z);
+  const auto A_ = A.t().contiguous(), D_ = D.contiguous(), bias_ = delta_bias.contiguous();
+  auto out = at::empty(u.sizes(), u.options());
+  at::Tensor states;
+  VIM_DISPATCH(u.scalar_type(), {
+    const Tasks tasks(u, Simd<scalar_t>::width, reverse);
+    states = at::empty({keep_states ? tasks.images : 0, ceil_div(tasks.length, kChunk), N, tasks.channels}, u.options());
+    forward<scalar_t>(
+        tasks, N, Sequence<scalar_t>(u_), Sequence<scalar_t>(delta_), A_.data_ptr<scalar_t>(), Sequence<scalar_t>(B_),
+        Sequence<scalar_t>(C_), D_.data_ptr<scalar_t>(), Sequence<scalar_t>(z_), bias_.data_ptr<scalar_t>(),
+        Sequence<scalar_t>(out), keep_states ? states.data_ptr<scalar_t>() : nullptr);
+  });
+  return {out, states};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+selective_scan_backward(
+    const at::Tensor& grad, const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
+    const at::Tensor& C, const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias,
+    const at::Tensor& states, bool reverse) {
+  const int64_t N = A.size(1), threads = at::get_num_threads();
+  const auto grad_ = rows(grad), u_ = rows(u), delta_ = rows(delta), B_ = rows(B), C_ = rows(C), z_ = rows(z);
+  const auto A_ = A.t().contiguous(), D_ = D.contiguous(), bias_ = delta_bias.contiguous();
+  auto du = at::empty(u.sizes(), u.options()), ddelta = at::empty(u.sizes(), u.options());
+  auto dz = at::empty(u.sizes(), u.options());
+  at::Tensor dA, dB, dC, dD, dbias;
+  VIM_DISPATCH(u.scalar_type(), {
+    constexpr int width = Simd<scalar_t>::width;
+    const Tasks tasks(u, width, reverse);
+    dB = at::empty({tasks.groups, tasks.images, tasks.length, N}, u.options());
+    dC = at::empty({tasks.groups, tasks.images, tasks.length, N}, u.options());
+    dA = at::zeros({threads, tasks.blocks, N, width}, u.options());
+    dD = at::zeros({threads, tasks.blocks, width}, u.options());
+    dbias = at::zeros({threads, tasks.blocks, width}, u.options());
+    backward<scalar_t>(
+        tasks, N, Sequence<scalar_t>(grad_), Sequence<scalar_t>(u_), Sequence<scalar_t>(delta_),
+        A_.data_ptr<scalar_t>(), Sequence<scalar_t>(B_), Sequence<scalar_t>(C_), D_.data_ptr<scalar_t>(),
+        Sequence<scalar_t>(z_), bias_.data_ptr<scalar_t>(), states.data_ptr<scalar_t>(),
+        Gradients<scalar_t>{
+            Sequence<scalar_t>(du), Sequence<scalar_t>(ddelta), Sequence<scalar_t>(dz), dB.data_ptr<scalar_t>(),
+            dC.data_ptr<scalar_t>(), dA.data_ptr<scalar_t>(), dD.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>()});
+  });
+  const int64_t channels = u.size(2);
+  dA = dA.sum(0).transpose(1, 2).reshape({-1, N}).narrow(0, 0, channels);
+  dD = dD.sum(0).flatten().narrow(0, 0, channels);
+  dbias = dbias.sum(0).flatten().narrow(0, 0, channels);
+  return {du, ddelta, dA.contiguous(), dB.sum(0), dC.sum(0), dD.contiguous(), dz, dbias.contiguous()};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(vim, m) {
+  m.def(
+      "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, "
+      "Tensor delta_bias, bool reverse, bool keep_states) -> (Tensor, Tensor)");
+  m.def(
+      "selective_scan_backward(Tensor grad, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, "
+      "Tensor delta_bias, Tensor states, bool reverse) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(vim, CPU, m) {
+  m.impl("selective_scan", &selective_scan_forward);
+  m.impl("selective_scan_backward", &selective_scan_backward);
+}
+
+}  // namespace vim

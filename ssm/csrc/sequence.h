@@ -1,0 +1,77 @@
+// Channels-last tensors and how their images and channels are shared out to threads.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+
+#include "simd.h"
+
+namespace vim {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A [B, L, channels] tensor whose channels lie side by side.
+template <typename scalar_t>
+struct Sequence {
+  scalar_t* data;
+  int64_t image_stride, token_stride;
+
+  explicit Sequence(const at::Tensor& t)
+      : data(t.data_ptr<scalar_t>()), image_stride(t.stride(0)), token_stride(t.stride(1)) {}
+  VIM_INLINE scalar_t* at(int64_t image, int64_t token) const {
+    return data + image * image_stride + token * token_stride;
+  }
+};
+
+// How the work is cut: into images, and where these don't share out evenly to the threads also into channels.
+struct Tasks {
+  int64_t images, length, channels, blocks, groups, blocks_per_group;
+  bool reverse;
+
+  Tasks(const at::Tensor& u, int width, bool reverse)
+      : images(u.size(0)), length(u.size(1)), channels(u.size(2)), reverse(reverse) {
+    blocks = ceil_div(channels, width);
+    const int64_t threads = at::get_num_threads();
+    blocks_per_group = images % threads == 0 ? blocks : ceil_div(blocks, threads);
+    groups = ceil_div(blocks, blocks_per_group);
+  }
+  // The token that is met as the i-th.
+  VIM_INLINE int64_t token(int64_t i) const { return reverse ? length - 1 - i : i; }
+};
+
+// body(image, group, first block, end of blocks) for every task.
+template <typename Body>
+void for_each_task(const Tasks& tasks, const Body& body) {
+  at::parallel_for(0, tasks.images * tasks.groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t group = task % tasks.groups;
+      const int64_t first = group * tasks.blocks_per_group;
+      const int64_t last = std::min(tasks.blocks, first + tasks.blocks_per_group);
+      body(task / tasks.groups, group, first, last);
+    }
+  });
+}
+
+// Channels of a block that exist; the rest of its width is padding.
+template <typename scalar_t>
+VIM_INLINE int valid(const Tasks& tasks, int64_t block) {
+  constexpr int width = Simd<scalar_t>::width;
+  return static_cast<int>(std::min<int64_t>(width, tasks.channels - block * width));
+}
+
+// Channels side by side; the strides of images and tokens may be any.
+inline at::Tensor rows(const at::Tensor& t) { return t.stride(-1) == 1 ? t : t.contiguous(); }
+
+#define VIM_DISPATCH(type, ...)                          \
+  if ((type) == at::kFloat) {                            \
+    using scalar_t = float;                              \
+    __VA_ARGS__;                                         \
+  } else {                                               \
+    TORCH_CHECK((type) == at::kDouble, "fp32 or fp64");  \
+    using scalar_t = double;                             \
+    __VA_ARGS__;                                         \
+  }
+
+}  // namespace vim

@@ -1,0 +1,150 @@
+// Sixteen channels side by side: vectors of GCC and Clang, which become AVX-512, AVX2, NEON or whatever there is.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace vim {
+
+// Vectors wider than the processor's pass between inlined functions only, so their calling convention doesn't matter.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+template <typename scalar_t>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  static constexpr int width = 16;
+  typedef float vec __attribute__((vector_size(64)));
+  typedef int32_t bits __attribute__((vector_size(64)));
+};
+
+template <>
+struct Simd<double> {
+  static constexpr int width = 8;
+  typedef double vec __attribute__((vector_size(64)));
+  typedef int64_t bits __attribute__((vector_size(64)));
+};
+
+template <typename scalar_t>
+using Vec = typename Simd<scalar_t>::vec;
+
+#define VIM_INLINE inline __attribute__((always_inline))
+
+template <typename scalar_t>
+VIM_INLINE Vec<scalar_t> splat(scalar_t value) {
+  return Vec<scalar_t>{} + value;
+}
+
+// The first `count` channels at `from`, zeros after them.
+template <typename scalar_t>
+VIM_INLINE Vec<scalar_t> load(const scalar_t* from, int count = Simd<scalar_t>::width) {
+  Vec<scalar_t> value{};
+  if (count == Simd<scalar_t>::width) {
+    std::memcpy(&value, from, sizeof(value));
+  } else {
+    std::memcpy(&value, from, count * sizeof(scalar_t));
+  }
+  return value;
+}
+
+template <typename scalar_t>
+VIM_INLINE void store(scalar_t* to, Vec<scalar_t> value, int count = Simd<scalar_t>::width) {
+  if (count == Simd<scalar_t>::width) {
+    std::memcpy(to, &value, sizeof(value));
+  } else {
+    std::memcpy(to, &value, count * sizeof(scalar_t));
+  }
+}
+
+template <typename scalar_t>
+VIM_INLINE scalar_t sum(Vec<scalar_t> value) {
+  scalar_t total = 0;
+  for (int i = 0; i < Simd<scalar_t>::width; ++i) total += value[i];
+  return total;
+}
+
+template <typename V>
+VIM_INLINE V min(V a, V b) {
+  return a < b ? a : b;
+}
+
+template <typename V>
+VIM_INLINE V max(V a, V b) {
+  return a > b ? a : b;
+}
+
+// e^x to about one unit in the last place: x = n ln 2 + r, e^r by a polynomial, 2^n through the exponent's bits.
+VIM_INLINE Vec<float> exp(Vec<float> x) {
+  using bits = Simd<float>::bits;
+  x = min(max(x, splat(-87.0f)), splat(88.0f));
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+  const Vec<float> shifted = x * 1.44269504088896341f + magic;
+  const Vec<float> n = shifted - magic;
+  Vec<float> r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  Vec<float> p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  // The whole number stands in the low bits of `shifted`; moved to the exponent it multiplies p by 2^n.
+  bits exponent, result;
+  std::memcpy(&exponent, &shifted, sizeof(exponent));
+  std::memcpy(&result, &p, sizeof(result));
+  result += exponent << 23;
+  std::memcpy(&p, &result, sizeof(p));
+  return p;
+}
+
+// fp64 serves checks of gradients, so it may be slow.
+VIM_INLINE Vec<double> exp(Vec<double> x) {
+  for (int i = 0; i < Simd<double>::width; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
+
+// log(1 + t) for t in [0, 1]: 2 atanh(t / (2 + t)), whose series keeps the precision of small t.
+VIM_INLINE Vec<float> log1p_unit(Vec<float> t) {
+  const Vec<float> s = t / (t + 2.0f);
+  const Vec<float> q = s * s;
+  Vec<float> p = splat(1.0f / 15);
+  p = p * q + 1.0f / 13;
+  p = p * q + 1.0f / 11;
+  p = p * q + 1.0f / 9;
+  p = p * q + 1.0f / 7;
+  p = p * q + 1.0f / 5;
+  p = p * q + 1.0f / 3;
+  return 2.0f * (s + s * q * p);
+}
+
+VIM_INLINE Vec<double> log1p_unit(Vec<double> t) {
+  for (int i = 0; i < Simd<double>::width; ++i) t[i] = std::log1p(t[i]);
+  return t;
+}
+
+template <typename V>
+struct Activation {
+  V value;
+  V slope;
+};
+
+// log(1 + e^x) and its derivative, the sigmoid, from one exponential that can't overflow.
+template <typename scalar_t>
+VIM_INLINE Activation<Vec<scalar_t>> softplus(Vec<scalar_t> x) {
+  const Vec<scalar_t> zero{};
+  const Vec<scalar_t> t = exp(x > zero ? -x : x);
+  const Vec<scalar_t> reciprocal = scalar_t(1) / (t + scalar_t(1));
+  return {max(x, zero) + log1p_unit(t), x > zero ? reciprocal : t * reciprocal};
+}
+
+// x sigmoid(x) and its derivative.
+template <typename scalar_t>
+VIM_INLINE Activation<Vec<scalar_t>> silu(Vec<scalar_t> x) {
+  const Vec<scalar_t> sigmoid = scalar_t(1) / (exp(-x) + scalar_t(1));
+  return {x * sigmoid, sigmoid * (x * (scalar_t(1) - sigmoid) + scalar_t(1))};
+}
+
+}  // namespace vim

@@ -1,0 +1,79 @@
+"""The two operations by mamba-ssm and causal-conv1d, for NVIDIA GPUs; their public functions only.
+
+These packages want channels before tokens and know one direction, so transposing and flipping happens here.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+INSTALL = (
+    "pip install causal-conv1d --no-build-isolation && "
+    "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm --no-build-isolation"
+)
+
+
+@cache
+def unavailable() -> str | None:
+    """Why this backend can't run here, in one line; None if it can."""
+    if not torch.cuda.is_available():
+        return "PyTorch finds no CUDA GPU"
+    # Newer versions of mamba-ssm install without the Mamba-1 kernels, and say so only when called.
+    for module, package in (("causal_conv1d", "causal-conv1d"), ("selective_scan_cuda", "mamba-ssm's Mamba-1 kernels")):
+        if find_spec(module) is None:
+            return f"no {package}: {INSTALL}"
+    try:
+        _functions()
+    except Exception as error:  # importing mamba_ssm runs its language models, where anything may fail
+        return f"mamba-ssm can't be imported ({type(error).__name__}: {error}): {INSTALL}"
+    return None
+
+
+def _functions():
+    """selective_scan_fn and causal_conv1d_fn."""
+    from causal_conv1d import causal_conv1d_fn
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    return selective_scan_fn, causal_conv1d_fn
+
+
+def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
+    """As in ssm.reference."""
+    _, causal_conv1d_fn = _functions()
+    out = causal_conv1d_fn(
+        _channels_first(x, reverse), weight.to(x.dtype).contiguous(), bias.to(x.dtype), activation="silu"
+    )
+    return _channels_last(out, reverse)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    *,
+    reverse: bool = False,
+) -> Tensor:
+    """As in ssm.reference, but for fp32, bf16 and fp16 only; the kernels keep their states in fp32."""
+    selective_scan_fn, _ = _functions()
+    u_, delta_, B_, C_, z_ = (_channels_first(t.to(u.dtype), reverse) for t in (u, delta, B, C, z))
+    out = selective_scan_fn(
+        u_, delta_, A.float(), B_, C_, D.float(), z=z_, delta_bias=delta_bias.float(), delta_softplus=True
+    )
+    return _channels_last(out, reverse)
+
+
+def _channels_first(x: Tensor, reverse: bool) -> Tensor:
+    """[B, L, D] to [B, D, L], in the order of the scan."""
+    return (x.flip(1) if reverse else x).transpose(1, 2).contiguous()
+
+
+def _channels_last(x: Tensor, reverse: bool) -> Tensor:
+    x = x.transpose(1, 2)
+    return x.flip(1) if reverse else x
