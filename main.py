@@ -86,6 +86,7 @@ def build_model(args: argparse.Namespace) -> VisionMamba:
     """The model with its fusion plan; its own image size where none is asked for."""
     image_size = {"img_size": args.input_size} if args.input_size else {}
     model = create_model(args.model, drop_rate=args.drop, drop_path_rate=args.drop_path, **image_size)
+    model.set_scan_recompute(args.scan_recompute)
     args.input_size = model.patch_embed.img_size
     plan = fusion.plan(args.fusion_strategy, len(model.layers), args.fusion_layer, args.fusion_token)
     fusion.inject(model, plan)

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -101,7 +102,7 @@ def _compile(folder: Path) -> None:
             build_directory=str(folder),
             is_python_module=False,
         )
-    except RuntimeError as error:
+    except (RuntimeError, subprocess.CalledProcessError) as error:
         errors = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
         raise RuntimeError(f"the C++ scan doesn't compile: {errors[-1].strip()}") from None
     print(f"compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

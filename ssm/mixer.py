@@ -1,12 +1,15 @@
 """The mixer of a Vision Mamba block: tokens in, tokens out, every token seeing all others through two scans."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssm.backends import causal_conv1d, selective_scan
+from ssm.recompute import Recompute
 
 
 class SelectiveSSM(nn.Module):
@@ -18,11 +21,16 @@ class SelectiveSSM(nn.Module):
         d_conv: Tokens under the convolution, W.
         dt_rank: Width of the bottleneck from which the step sizes are projected.
         reverse: Run from the last token to the first.
+
+    Attributes:
+        recompute: Compute the convolution's output and the step sizes again in the backward pass instead of keeping
+            them: less memory, more time.
     """
 
     def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int, reverse: bool = False) -> None:
         super().__init__()
         self.d_state, self.dt_rank, self.reverse = d_state, dt_rank, reverse
+        self.recompute = False
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)  # holds the weights; ssm's own op convolves
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(dt_rank, d_inner)
@@ -43,11 +51,23 @@ class SelectiveSSM(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Scan x gated by z, both [B, L, D], to [B, L, D]."""
-        x = causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, reverse=self.reverse)
-        dt, B, C = self.x_proj(x).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)
+        if self.recompute and torch.is_grad_enabled():
+            with Recompute() as kept:
+                return self._scan(x, z, kept.instead_of_keeping)
+        return self._scan(x, z, lambda tensor, make: tensor)
+
+    def _scan(self, x: Tensor, z: Tensor, keep: Callable) -> Tensor:
+        u = keep(self._convolve(x), partial(self._convolve, x.detach()))
+        dt, B, C = self.x_proj(u).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        delta = keep(self._project(dt), partial(self._project, dt.detach()))
         A = -torch.exp(self.A_log)
-        return selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse)
+        return selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, reverse=self.reverse)
+
+    def _project(self, dt: Tensor) -> Tensor:
+        return F.linear(dt, self.dt_proj.weight.to(dt.dtype))
 
 
 class BiMamba(nn.Module):

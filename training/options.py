@@ -308,6 +308,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         choices=("auto", "reference", "cpu", "cuda"),
         help="what scans: plain PyTorch, C++, or mamba-ssm; python -m ssm says what there is",
     )
+    add(
+        "--scan-recompute",
+        action="store_true",
+        help="make what the scan needs again in the backward pass: about 40 %% less activation memory",
+    )
 
     group = parser.add_argument_group("several processes")
     add = group.add_argument

@@ -9,6 +9,7 @@ import timm
 import torch
 
 import models_mamba
+import ssm
 from ssm import BiMamba
 
 KEYS = json.loads((Path(__file__).parents[1] / "golden" / "vim_state_dict_keys.json").read_text())
@@ -66,3 +67,31 @@ def test_scan_and_residual_stay_fp32_under_autocast(monkeypatch):
     assert seen["A"] == torch.float32
     assert tokens.residual.dtype == torch.float32
     assert tokens.hidden.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_recomputing_gives_the_same_gradients_and_keeps_less(backend, autocast):
+    if ssm.unavailable(backend):
+        pytest.skip(ssm.unavailable(backend))
+    model = models_mamba.VisionMamba(img_size=16, patch_size=4, depth=2, embed_dim=32, num_classes=3)
+    images = torch.randn(4, 3, 16, 16)
+
+    def run(recompute):
+        model.set_scan_recompute(recompute)
+        kept = {}
+
+        def keep(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        # Outer hooks see what the inner ones, of recomputing, don't take.
+        with ssm.use_backend(backend), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                loss = model(images).float().square().sum()
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+        return gradients
+
+    plain, recomputed = run(False), run(True)
+    tolerance = {"rtol": 0.05, "atol": 0.01} if autocast else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(recomputed, plain, **tolerance)
