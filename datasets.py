@@ -32,7 +32,6 @@ from torchvision.transforms import Compose, RandomChoice, RandomCrop, Resize
 TIMM_PREFIXES = ("torch", "wds", "tfds")
 SMALL = 32  # images up to this many pixels are padded and shifted: a random resized crop would leave too little
 NEVER_MIRRORED = {"digits", "mnist", "kmnist", "qmnist", "emnist", "svhn", "svhn_cropped"}  # a mirrored 2 is no digit
-INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 DEBIAN_FMNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
 
 
@@ -148,7 +147,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     try:
         return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly everything
-        raise OSError(f"{getattr(image, 'filename', '')}: broken image ({error})") from error
+        raise OSError(f"{getattr(image, 'filename', '')}: broken image ({_one_line(error)})") from error
 
 
 class LabelledImages(Dataset):

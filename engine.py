@@ -47,7 +47,8 @@ def train_one_epoch(
         memory: Its peak is reset here and read at the end.
 
     Returns:
-        train_loss and train_grad_norm (means over steps), lr, train_seconds, data_seconds (spent waiting for images),
+        train_loss and train_grad_norm (means over steps; norms that are not finite, of which a scaler makes some, stay
+        out, and where none is finite it is 0), lr, train_seconds, data_seconds (spent waiting for images),
         images_per_second, peak_memory_mb and training_memory_mb; sums and maxima over all processes.
 
     Raises:
@@ -56,9 +57,7 @@ def train_one_epoch(
     model.train()
     memory.reset()
     losses, norms = AverageMeter(), AverageMeter()
-    images_seen, data_seconds = 0, 0.0
-    # Counted on through epochs, so that the average's warm-up goes on after a restart.
-    first_step = epoch * len(loader) if hasattr(loader, "__len__") else 0
+    images_seen, data_seconds, norm = 0, 0.0, 0.0
     progress = Progress(loader, f"epoch {epoch}", world.is_main)
     start = waiting_since = time.perf_counter()
     for step, (images, labels) in enumerate(progress):
@@ -73,11 +72,13 @@ def train_one_epoch(
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
                 f"epoch {epoch}, step {step}: the loss is {loss.item()}; the last finite loss was {losses.val:.4f}, "
-                f"gradient norm {norms.val:.4g}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
+                f"gradient norm {norm:.4g}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
             )
-        norms.update(_update(model, loss, optimizer, scaler, clip_grad))
+        norm = _update(model, loss, optimizer, scaler, clip_grad)
+        if math.isfinite(norm):
+            norms.update(norm)
         if ema is not None:
-            ema.update(getattr(model, "module", model), step=first_step + step + 1)
+            ema.update(getattr(model, "module", model))
 
         losses.update(loss.item(), len(images))
         images_seen += len(images)

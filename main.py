@@ -8,15 +8,15 @@ A checkpoint:       python main.py --eval --resume output/checkpoint.pth
 """
 
 import argparse
-import sys
+import re
 from pathlib import Path
 
 import torch
 from timm.data import Mixup
 from timm.models import create_model, list_models
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler
-from timm.utils import ModelEmaV3, random_seed
+from timm.utils import random_seed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,48 +27,65 @@ from engine import evaluate, train_one_epoch
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
 from training.distributed import World, init_world, launched, main_process_first, relaunch
-from training.loaders import test_loader, train_loader
-from training.logbook import Logbook
+from training.loaders import shared_out, test_loader, train_loader
+from training.logbook import Logbook, open_directory
 from training.losses import create_criterion
 from training.memory import PeakMemory
 from training.options import fail, nearest, parse_args
 from training.overview import describe_epoch, describe_evaluation, print_overview, versions
-from training.state import TrainingState
+from training.state import TrainingState, WeightAverage
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
+        check_names(args)
         if args.world_size > 1 and not launched():
             relaunch(args.world_size, args.dist_url)
-        check_names(args)
         ssm.use_backend(args.scan_backend)
-        world = init_world(args.device)
-        ssm.pick(world.device.type)
-        random_seed(args.seed, world.rank)
+        random_seed(args.seed)  # the same weights on every process, and so the same averages of them
         model = build_model(args)
-        train_set, test_set = build_data(args, world)
-        model.reset_classifier(args.nb_classes)
-        saved = checkpoint.load(args.resume) if args.resume else None
-        if saved:
-            checkpoint.load_weights(model, checkpoint_filter_fn(saved, model), args.resume)
-        model.to(world.device)
-        if not args.eval:
-            state = build_state(args, world, model, saved)
-            logbook = open_logbook(args, world, state, resumed=saved is not None)
     except (ValueError, OSError) as error:
         fail(error)
+    try:
+        world = init_world(args.device)
+        ssm.pick(world.device.type)
+        keeps_log = args.output_dir and world.is_main and not args.eval
+        saved = checkpoint.load(args.resume) if args.resume else None
+        if keeps_log:
+            open_directory(Path(args.output_dir), args.resume)
+        train_set, test_set = build_data(args, world)
+        model.reset_classifier(args.nb_classes)
+        if saved is not None:
+            saved = fit_weights(saved, model, args)
+            model.load_state_dict(saved["model"])
+        random_seed(args.seed, world.rank)  # other augmentation on every process
+        model.to(world.device)
+        state = None if args.eval else build_state(args, world, model, saved)
+    except (ValueError, OSError) as error:
+        fail(error, alike=False)
 
-    print_overview(args, world, model, train_set, test_set)
-    if args.eval:
-        evaluate_checkpoint(args, world, model, saved, test_set)
-    else:
-        try:
+    print_overview(args, world, model, autocast_dtype(args, world), train_set, test_set)
+    try:
+        if state is None:
+            evaluate_checkpoint(args, world, model, saved, test_set)
+        elif state.epoch >= args.last_epoch:
+            if world.is_main:
+                print(f"nothing left to train: all {args.last_epoch} epochs are done")
+        else:
+            settings = vars(args) | versions()
+            logbook = Logbook(Path(args.output_dir), settings, state.epoch) if keeps_log else None
             train(args, world, state, logbook, train_set, test_set)
-        except FloatingPointError as error:
-            sys.exit(f"main.py: {error}")
+    except (FloatingPointError, OSError) as error:
+        fail(last_line(error), code=1, alike=False)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def last_line(error: Exception) -> str:
+    """What an error says, without the traceback that a loading process puts before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^[\w.]*Error: ", "", lines[-1])
 
 
 def check_names(args: argparse.Namespace) -> None:
@@ -79,7 +96,18 @@ def check_names(args: argparse.Namespace) -> None:
     ):
         if name not in known:
             raise ValueError(f"{flag} {name}: no such name{nearest(name, known) or ', known are ' + ', '.join(known)}")
+    check_optimizer(args)
     datasets.check(args)
+
+
+def check_optimizer(args: argparse.Namespace) -> None:
+    """Refuse what timm's optimizers would meet only in their first step; ValueError."""
+    info = get_optimizer_info(args.opt.lower())
+    if info.second_order:
+        raise ValueError(f"--opt {args.opt}: needs gradients of gradients, which training here doesn't make")
+    betas = info.num_betas if info.has_betas else 0
+    if args.opt_betas and len(args.opt_betas) != betas:
+        raise ValueError(f"--opt-betas: --opt {args.opt} takes {betas or 'no'} betas, not {len(args.opt_betas)}")
 
 
 def build_model(args: argparse.Namespace) -> VisionMamba:
@@ -94,58 +122,82 @@ def build_model(args: argparse.Namespace) -> VisionMamba:
     return model
 
 
-def build_data(args: argparse.Namespace, world: World) -> tuple[Dataset, Dataset]:
-    """Training and test images; settles the number of classes. Only the main process may download."""
+def build_data(args: argparse.Namespace, world: World) -> tuple[Dataset | None, Dataset]:
+    """Training images, unless they only evaluate, and test images; settles the number of classes.
+
+    Only the main process may download.
+    """
     args.download = args.download and world.is_main
 
-    def build() -> tuple[Dataset, Dataset]:
-        train_set, args.nb_classes = datasets.build_dataset(True, args)
-        test_set, _ = datasets.build_dataset(False, args)
+    def build() -> tuple[Dataset | None, Dataset]:
+        train_set = None
+        if not args.eval:
+            train_set, args.nb_classes = datasets.build_dataset(True, args)
+        test_set, args.nb_classes = datasets.build_dataset(False, args)
         return train_set, test_set
 
     return main_process_first(world, build)
+
+
+def fit_weights(saved: dict, model: VisionMamba, args: argparse.Namespace) -> dict:
+    """The checkpoint with its weights, and their average where it is wanted, as the model takes them.
+
+    Raises:
+        ValueError: They don't fit.
+    """
+    fitted = dict(saved)
+    for entry in ("model", "model_ema") if args.model_ema else ("model",):
+        if saved.get(entry) is not None:
+            fitted[entry] = checkpoint_filter_fn(saved | {"model": saved[entry]}, model)
+            checkpoint.check_fit(model, fitted[entry], f"--resume {args.resume}: its {entry}")
+    return fitted
 
 
 def build_state(args: argparse.Namespace, world: World, model: VisionMamba, saved: dict | None) -> TrainingState:
     """What training changes, new or continued from a checkpoint."""
     args.global_batch = args.batch_size * world.size
     args.scaled_lr = args.lr if args.unscale_lr else args.lr * args.global_batch / 512
-    optimizer = create_optimizer_v2(
-        model,
-        args.opt,
-        lr=args.scaled_lr,
-        weight_decay=args.weight_decay,
-        momentum=args.momentum,
-        eps=args.opt_eps,
-        **({"betas": tuple(args.opt_betas)} if args.opt_betas else {}),
-    )
+    optimizer = build_optimizer(args, model)
     scheduler, args.last_epoch = create_scheduler(args, optimizer)
     state = TrainingState(
         model=model,
-        ema=ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=True) if args.model_ema else None,
+        ema=WeightAverage(model, decay=args.model_ema_decay) if args.model_ema else None,
+        opt=args.opt.lower(),
         optimizer=optimizer,
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(world.device.type) if autocast_dtype(args, world) == torch.float16 else None,
         epoch=args.start_epoch,
     )
-    if saved:
-        state.load_state_dict(saved)
-    if state.epoch:
+    if saved is not None:
+        try:
+            state.load_state_dict(saved)
+        except ValueError as error:
+            raise ValueError(f"--resume {args.resume}: {error}") from error
+    elif state.epoch:
         scheduler.step(state.epoch)
     return state
+
+
+def build_optimizer(args: argparse.Namespace, model: VisionMamba) -> torch.optim.Optimizer:
+    """The optimizer that flags ask for, which spares from weight decay what the model says."""
+    try:
+        return create_optimizer_v2(
+            model,
+            args.opt,
+            lr=args.scaled_lr,
+            weight_decay=args.weight_decay,
+            momentum=args.momentum,
+            eps=args.opt_eps,
+            **({"betas": tuple(args.opt_betas)} if args.opt_betas else {}),
+        )
+    except Exception as error:  # each optimizer has its own ways to fail
+        raise ValueError(f"--opt {args.opt}: {str(error) or type(error).__name__}") from error
 
 
 def autocast_dtype(args: argparse.Namespace, world: World) -> torch.dtype | None:
     """What mixed precision computes in, None for fp32; by default it is on for a GPU only."""
     on = world.device.type == "cuda" if args.amp is None else args.amp
     return getattr(torch, args.amp_dtype) if on else None
-
-
-def open_logbook(args: argparse.Namespace, world: World, state: TrainingState, resumed: bool) -> Logbook | None:
-    """The run's log, where something is to be kept and this process keeps it."""
-    if not args.output_dir or not world.is_main:
-        return None
-    return Logbook(Path(args.output_dir), vars(args) | versions(), state.epoch, resumed)
 
 
 def build_mixup(args: argparse.Namespace) -> Mixup | None:
@@ -177,6 +229,7 @@ def train(
     train_batches, test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
     criterion, mixup = create_criterion(args.mixed, args.smoothing), build_mixup(args)
     dtype, memory = autocast_dtype(args, world), PeakMemory(world.device)
+    shared = shared_out(test_set, args)
     if not memory.resets and world.is_main:
         print("peak memory can't be reset on this system: it is that of the whole run, not of each epoch")
     memory.start_training()
@@ -197,7 +250,7 @@ def train(
             memory=memory,
         )
         for prefix, evaluated in state.evaluated_models():
-            scores = evaluate(evaluated, test_batches, world, autocast=dtype, shared_out=args.dist_eval)
+            scores = evaluate(evaluated, test_batches, world, autocast=dtype, shared_out=shared, label=prefix)
             record |= {f"{prefix}_{name}": value for name, value in scores.items()}
         state.finish_epoch(record["test_acc1"])
         if logbook:
@@ -223,14 +276,16 @@ def save(state: TrainingState, output_dir: Path, best: bool) -> None:
 def evaluate_checkpoint(args: argparse.Namespace, world: World, model: VisionMamba, saved: dict, test_set) -> None:
     """Evaluate a checkpoint's weights, and their average where it holds one."""
     loader, dtype = test_loader(test_set, args, world), autocast_dtype(args, world)
-    for name, key in (("model", None), ("EMA", "model_ema")):
-        if key and not (args.model_ema and saved.get(key)):
-            continue
-        if key:
-            model.load_state_dict(saved[key])
-        scores = evaluate(model, loader, world, autocast=dtype, shared_out=args.dist_eval)
+
+    def report(name: str) -> None:
+        scores = evaluate(model, loader, world, autocast=dtype, shared_out=shared_out(test_set, args), label=name)
         if world.is_main:
             print(describe_evaluation(name, scores))
+
+    report("model")
+    if args.model_ema and saved.get("model_ema") is not None:
+        model.load_state_dict(saved["model_ema"])
+        report("EMA")
 
 
 if __name__ == "__main__":

@@ -410,17 +410,20 @@ def checkpoint_filter_fn(state_dict: dict, model: VisionMamba) -> dict[str, Tens
 
     Args:
         state_dict: Published or our own keys, bare or in a `model` entry. Keys it doesn't know pass unchanged, so that
-            load_state_dict reports them.
+            load_state_dict reports them. Beside `model`, `grid_size` (rows, columns) tells the position embedding's
+            grid of patches; without it, a length other than the model's is taken for a square.
         model: The model that will load the result.
     """
-    state_dict = state_dict.get("model", state_dict)
+    weights = state_dict.get("model", state_dict)
+    old_grid = tuple(state_dict["grid_size"]) if "model" in state_dict and "grid_size" in state_dict else None
     renamed = {}
-    for key, value in state_dict.items():
+    for key, value in weights.items():
         prefix, mixer, name = key.partition(".mixer.")
         renamed[f"{prefix}{mixer}{_PUBLISHED_NAMES.get(name, name)}"] = value
     pos_embed = renamed.get("pos_embed")
-    if pos_embed is not None and pos_embed.shape[1] != model.pos_embed.shape[1]:
-        renamed["pos_embed"] = resize_pos_embed(pos_embed, model.patch_embed.grid_size, model.class_token)
+    new_grid = model.patch_embed.grid_size
+    if pos_embed is not None and (old_grid != new_grid if old_grid else pos_embed.shape[1] != model.pos_embed.shape[1]):
+        renamed["pos_embed"] = resize_pos_embed(pos_embed, new_grid, model.class_token, old_grid)
     return renamed
 
 

@@ -16,12 +16,13 @@ if [ "${1:-}" = "--tests" ]; then
     files+=(test_requirements.txt)
 fi
 
-if [ ! -x .venv/bin/python ]; then
+if ! .venv/bin/python -m pip --version > /dev/null 2>&1; then
     if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; then
         echo "setup: $python must be Python 3.10 to 3.13; name another one with PYTHON=..." >&2
         exit 2
     fi
     echo "setup: making .venv with $("$python" --version)"
+    rm -rf .venv # one without pip is what an interrupted call left
     "$python" -m venv .venv || { echo "setup: no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 fi
 

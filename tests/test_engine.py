@@ -7,6 +7,7 @@ import torch
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from engine import evaluate, mix, train_one_epoch
 from training.distributed import World
@@ -50,6 +51,74 @@ def test_an_epoch_learns_and_measures():
     assert first["images_per_second"] == pytest.approx(300 / first["train_seconds"])
     assert first["peak_memory_mb"] > 10
     assert first["train_grad_norm"] > 0
+
+
+def test_a_stream_of_unknown_length():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([(torch.zeros(3, 2, 2), 0)] * 5)
+
+    loader = DataLoader(Stream(), batch_size=2)
+    assert train(Classifier(), loader)["images_per_second"] > 0
+    assert evaluate(Classifier(), loader, WORLD)["acc5"] >= 0
+
+
+@pytest.mark.parametrize("overflows", [1, 4])
+def test_steps_that_overflow_stay_out_of_the_mean_norm(overflows):
+    """A scaler that starts too high skips steps until it has come down."""
+    loader = batches(1) * 4
+    norm = train(Classifier(), loader, lr=0.0)["train_grad_norm"]
+    model = Classifier()
+    steps = iter(range(4))
+    model.head.weight.register_hook(lambda grad: grad * (float("inf") if next(steps) < overflows else 1.0))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    result = train(model, loader, lr=0.0, scaler=scaler)
+    assert result["train_grad_norm"] == pytest.approx(norm if overflows < 4 else 0.0)
+    assert scaler.get_scale() == 2.0 / 2**overflows
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_times_and_memory_are_the_largest_of_all_processes(monkeypatch):
+    reduced = []
+
+    def all_reduce(values, world, op="SUM"):
+        reduced.append(op)
+        return [value * (2 if op == "SUM" else 3) for value in values]
+
+    monkeypatch.setattr("engine.all_reduce", all_reduce)
+    memory = PeakMemory(WORLD.device)
+    monkeypatch.setattr(memory, "peak_mb", lambda: 100.0)
+    monkeypatch.setattr(memory, "training_mb", lambda: 10.0)
+    monkeypatch.setattr("engine.time.perf_counter", iter(range(1000)).__next__)
+    model, loader = Classifier(), batches(2)
+    result = train_one_epoch(
+        model, nn.CrossEntropyLoss(), loader, torch.optim.SGD(model.parameters()), WORLD, 0, memory=memory
+    )
+    assert reduced == ["SUM", "MAX"]
+    assert (result["peak_memory_mb"], result["training_memory_mb"]) == (300, 30)
+    assert result["train_seconds"] % 3 == result["data_seconds"] % 3 == 0
+    assert result["images_per_second"] == pytest.approx(2 * 12 / result["train_seconds"])
+
+
+def test_the_peak_is_forgotten_before_an_epoch():
+    events = []
+
+    class Spy(PeakMemory):
+        def reset(self):
+            events.append("reset")
+
+        def peak_mb(self):
+            events.append("peak")
+            return 1.0
+
+    model = Classifier()
+    memory = Spy(WORLD.device)
+    events.clear()
+    train_one_epoch(
+        model, nn.CrossEntropyLoss(), batches(1), torch.optim.SGD(model.parameters()), WORLD, 0, memory=memory
+    )
+    assert events[0] == "reset"
+    assert "peak" in events
 
 
 def test_loss_is_the_mean_over_images():

@@ -2,14 +2,18 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from timm.scheduler import create_scheduler
+from torch.utils.data import IterableDataset
 
+import datasets
 import main
+import models_mamba
 from models_mamba import VisionMamba
 from training.distributed import World
 from training.logbook import read_log
@@ -49,10 +53,10 @@ def run(images, capsys):
 def error(run, capsys):
     """Run main.py with something wrong; returns its one line."""
 
-    def call(*flags, **kwargs):
+    def call(*flags, code=2, **kwargs):
         with pytest.raises(SystemExit) as exit_:
             run(*flags, **kwargs)
-        assert exit_.value.code == 2
+        assert exit_.value.code == code
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1, lines
         return lines[0]
@@ -129,10 +133,140 @@ def test_seed_decides_the_weights(run, tmp_path):
     assert not torch.equal(weights["a"], weights["c"])
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(run, monkeypatch):
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(error, monkeypatch):
     monkeypatch.setattr(VisionMamba, "forward", lambda self, x: self.head.bias.repeat(len(x), 1) * float("nan"))
-    with pytest.raises(SystemExit, match="main.py: epoch 0, step 0: the loss is nan"):
+    assert "main.py: error: epoch 0, step 0: the loss is nan" in error("--epochs", 1, code=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("content", [b"no image", None])
+def test_a_broken_image_ends_the_run_in_one_line(error, images, tmp_path, workers, content):
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    path = data / "train" / "dark" / "3.png"
+    path.write_bytes(content or path.read_bytes()[:-60])
+    complaint = error(
+        "--epochs", 1, "--num_workers", workers, data=("--data-set", "FOLDER", "--data-path", str(data)), code=1
+    )
+    assert str(path) in complaint
+    assert len(complaint) < 300
+
+
+def test_gradients_are_clipped(run, tmp_path):
+    """Plain SGD moves by the rate times the gradient."""
+    moved = {}
+    for name, flags in {"free": (), "clipped": ("--clip-grad", 1e-3)}.items():
+        out = tmp_path / name
+        sgd = (
+            "--opt",
+            "momentum",
+            "--momentum",
+            0,
+            "--weight-decay",
+            0,
+            "--lr",
+            1,
+            "--unscale-lr",
+            "--sched",
+            "constant",
+        )
+        run("--epochs", 1, "--warmup-epochs", 0, *sgd, *flags, "--output_dir", out)
+        moved[name] = torch.load(out / "checkpoint.pth", weights_only=True)["model"]["head.weight"]
+    assert not torch.equal(moved["free"], moved["clipped"])
+    assert read_log(tmp_path / "clipped" / "log.txt")[0]["train_grad_norm"] > 1e-2
+
+
+def test_fp16_scales_the_loss_and_keeps_the_scale(run, tmp_path, monkeypatch):
+    fp16 = ("--if_amp", "--amp-dtype", "float16", "--output_dir", tmp_path)
+    scales = []
+    train_one_epoch = main.train_one_epoch
+
+    def spy(*args, scaler, **kwargs):
+        scales.append(scaler.get_scale())
+        record = train_one_epoch(*args, scaler=scaler, **kwargs)
+        scaler.update(256.0)
+        return record
+
+    monkeypatch.setattr(main, "train_one_epoch", spy)
+    run("--epochs", 1, *fp16)
+    run("--epochs", 2, *fp16, "--resume", tmp_path / "checkpoint.pth")
+    assert scales == [65536.0, 256.0]
+
+
+def test_each_epoch_has_its_own_order_and_its_own_peak(run, monkeypatch):
+    orders, events = [], []
+    train_one_epoch = main.train_one_epoch
+
+    def spy(model, criterion, loader, *args, **kwargs):
+        orders.append(list(loader.sampler))
+        events.append("epoch")
+        return train_one_epoch(model, criterion, loader, *args, **kwargs)
+
+    class Memory(main.PeakMemory):
+        def reset(self):
+            events.append("reset")
+            super().reset()
+
+        def start_training(self):
+            events.append("start")
+            super().start_training()
+
+    monkeypatch.setattr(main, "train_one_epoch", spy)
+    monkeypatch.setattr(main, "PeakMemory", Memory)
+    run("--epochs", 2)
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(16))
+    assert events == ["reset", "start", "epoch", "reset", "epoch", "reset"]
+
+
+def test_processes_start_from_the_same_weights_and_augment_differently(run, monkeypatch):
+    weights, draws = [], []
+    build_state = main.build_state
+
+    def spy(args, world, model, saved):
+        weights.append(model.state_dict())
+        draws.append(torch.rand(1).item())
+        return build_state(args, world, model, saved)
+
+    monkeypatch.setattr(main, "build_state", spy)
+    monkeypatch.setattr(main, "train", lambda *args: None)
+    for rank in (0, 1):
+        monkeypatch.setattr(main, "init_world", lambda device, rank=rank: CPU._replace(rank=rank))
         run("--epochs", 1)
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    assert draws[0] != draws[1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_main_process_alone_downloads(monkeypatch, rank):
+    args = parse_args([*PLAIN, "--download"])
+    asked = []
+    monkeypatch.setattr(datasets, "build_dataset", lambda train, args: (asked.append(args.download), 10))
+    monkeypatch.setattr("training.distributed.barrier", lambda world: None)
+    main.build_data(args, CPU._replace(rank=rank, size=2))
+    assert asked == [rank == 0] * 2
+
+
+def test_a_stream_of_test_images_is_shared_out(run, monkeypatch, tmp_path):
+    build_dataset, evaluate, shared = datasets.build_dataset, main.evaluate, []
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([(torch.zeros(3, 8, 8), 0)] * 4)
+
+    def spy(*args, shared_out, **kwargs):
+        shared.append(shared_out)
+        return evaluate(*args, shared_out=shared_out, **kwargs)
+
+    monkeypatch.setattr(main, "evaluate", spy)
+    run("--epochs", 1)
+    run("--epochs", 1, "--dist-eval")
+    monkeypatch.setattr(
+        datasets, "build_dataset", lambda train, args: build_dataset(train, args) if train else (Stream(), 2)
+    )
+    assert "16 training and streamed test images" in run("--epochs", 1, "--model-ema", "--output_dir", tmp_path)
+    run("--eval", "--resume", tmp_path / "checkpoint.pth")
+    assert shared == [False, True, True, True, True]
 
 
 def test_mixed_precision_is_said_and_done(run, monkeypatch):
@@ -209,6 +343,103 @@ def test_evaluating_a_checkpoint_with_and_without_fusion(run, tmp_path):
     fused = run("--eval", "--resume", tmp_path / "checkpoint.pth", "--fusion-strategy", "all", "--fusion-token", 2)
     assert "17 15 13 11 9 7 5" in fused
     assert accuracy(fused, "model")[1] != accuracy(out, "model")[1]
+
+
+def straight_and_resumed(run, folder, *flags, epochs=8, stop=4):
+    """The log of a run, and of one that was given fewer epochs and then went on to all."""
+    run("--epochs", epochs, *flags, "--output_dir", folder / "straight")
+    run("--epochs", stop, *flags, "--output_dir", folder / "resumed")
+    checkpoint = folder / "resumed" / "checkpoint.pth"
+    run("--epochs", epochs, *flags, "--output_dir", folder / "resumed", "--resume", checkpoint)
+    return [read_log(folder / name / "log.txt") for name in ("straight", "resumed")]
+
+
+def test_more_epochs_than_before_follow_the_longer_schedule(run, tmp_path):
+    straight, resumed = straight_and_resumed(run, tmp_path, "--lr", 0.1, "--warmup-epochs", 2)
+    assert [line["lr"] for line in resumed[4:]] == [line["lr"] for line in straight[4:]]
+    assert resumed[3]["lr"] != straight[3]["lr"]
+
+
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated")
+@pytest.mark.parametrize("noise", [(), ("--lr-noise", 0.25)])
+def test_a_plateau_goes_on_with_what_it_has_seen(run, tmp_path, monkeypatch, noise):
+    scores = iter([50.0, 40.0, 40.0, 40.0, 40.0, 40.0, 45.0, 45.0] * 2)  # it stops in the middle of its patience
+    monkeypatch.setattr(
+        main,
+        "evaluate",
+        lambda *args, **kwargs: {"acc1": next(scores)} | dict.fromkeys(("loss", "acc5", "seconds"), 0.0),
+    )
+    flags = ("--sched", "plateau", "--warmup-epochs", 0, "--patience-epochs", 2, "--decay-rate", 0.5, "--lr", 1)
+    straight, resumed = (
+        [line["lr"] for line in log]
+        for log in straight_and_resumed(run, tmp_path, *flags, "--min-lr", 0, "--opt", "sgd", *noise, stop=3)
+    )
+    assert len(set(straight)) > 2
+    if not noise:  # it starts at a part of the schedule, whose length differs before the stop
+        assert resumed == straight
+    else:
+        saved = torch.load(tmp_path / "resumed" / "checkpoint.pth", weights_only=True)["scheduler"]
+        assert resumed[4:] == pytest.approx(straight[4:])
+        assert saved["restore_lr"]
+
+
+def test_hyperparameters_are_those_given_now(run, tmp_path, monkeypatch):
+    run("--epochs", 1, "--output_dir", tmp_path)
+    states = []
+    monkeypatch.setattr(main, "train", lambda args, world, state, *rest: states.append(state))
+    now = ("--weight-decay", 0.7, "--opt-eps", 0.3, "--opt-betas", 0.1, 0.2, "--lr", 0.5, "--unscale-lr")
+    flags = ("--epochs", 3, "--warmup-epochs", 0, "--sched", "constant", *now)
+    run(*flags, "--output_dir", tmp_path, "--resume", tmp_path / "checkpoint.pth")
+    groups = states[0].optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {0, 0.7}
+    assert {(group["eps"], group["betas"], group["lr"]) for group in groups} == {(0.3, (0.1, 0.2), 0.5)}
+    assert states[0].optimizer.state  # what the optimizer gathered is there
+
+
+@pytest.mark.parametrize("flags", [("--resume", "{}/checkpoint.pth"), ("--start_epoch", 2), ("--start_epoch", 9)])
+def test_a_finished_run_says_so(run, tmp_path, flags):
+    run("--epochs", 2, "--output_dir", tmp_path)
+    before = (tmp_path / "log.txt").read_text()
+    flags = [str(flag).format(tmp_path) for flag in flags]
+    output = ("--output_dir", tmp_path) if "--resume" in flags else ()
+    assert run("--epochs", 2, *output, *flags).splitlines()[-1] == "nothing left to train: all 2 epochs are done"
+    assert (tmp_path / "log.txt").read_text() == before
+
+
+def test_average_of_published_names_is_evaluated(run, error, tmp_path):
+    """One that doesn't fit is refused before anything is evaluated."""
+    run("--epochs", 1, "--model-ema", "--output_dir", tmp_path)
+    own = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    names = {ours: published for published, ours in models_mamba._PUBLISHED_NAMES.items()}
+    published = {"model": {}, "model_ema": {}}
+    for entry, weights in published.items():
+        for key, value in own[entry].items():
+            prefix, mixer, name = key.partition(".mixer.")
+            weights[f"{prefix}{mixer}{names.get(name, name)}"] = value
+    torch.save(published, tmp_path / "published.pth")
+    expected = run("--eval", "--model-ema", "--resume", tmp_path / "checkpoint.pth")
+    found = run("--eval", "--model-ema", "--resume", tmp_path / "published.pth")
+
+    def scores(out):
+        return re.findall(r"^(\w+: top-1 .*, loss \S+),", out, re.M)
+
+    assert len(scores(found)) == 2
+    assert scores(found) == scores(expected)
+    published["model_ema"]["head.bias"] = torch.zeros(7)
+    torch.save(published, tmp_path / "published.pth")
+    complaint = error("--eval", "--model-ema", "--resume", tmp_path / "published.pth")
+    assert "published.pth: its model_ema: does not fit this model: 1 of another shape (first: head.bias" in complaint
+    assert "model: top-1" in run("--eval", "--resume", tmp_path / "published.pth")
+
+
+def test_evaluation_reads_test_images_alone(run, tmp_path, monkeypatch):
+    run("--epochs", 1, "--output_dir", tmp_path)
+    built, build_dataset = [], datasets.build_dataset
+    monkeypatch.setattr(
+        datasets, "build_dataset", lambda train, args: (built.append(train), build_dataset(train, args))[1]
+    )
+    assert "FOLDER, 6 test images, 2 classes" in run("--eval", "--resume", tmp_path / "checkpoint.pth")
+    assert built == [False]
 
 
 def test_start_epoch_skips_ahead_in_the_schedule(run, tmp_path):
@@ -351,6 +582,32 @@ def test_mixup_flags(flags, attributes):
     assert {name: getattr(mixup, name) for name in attributes} == attributes
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--mixup", 0.1),
+        ("--mixup", 0, "--cutmix", 1),
+        ("--cutmix-minmax", 0.2, 0.3, "--mixup", 0),
+        ("--mixup-prob", 0),
+        ("--cutmix", 1, "--mixup-switch-prob", 1),
+        ("--mixup-mode", "elem"),
+        ("--smoothing", 0.4),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_each_flag_changes_the_mixed_batch(flags):
+    def mixed(*given):
+        args = parse_args([*PLAIN, "--mixup", "0.8", *map(str, given)])
+        args.nb_classes = 8
+        np.random.seed(3)
+        generator = torch.Generator().manual_seed(0)
+        return main.build_mixup(args)(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8))
+
+    for plain, changed in zip(mixed(), mixed(*flags), strict=True):
+        same = flags[0] == "--smoothing" and plain.ndim == 4
+        assert torch.equal(plain, changed) == same
+
+
 def test_no_mixup_unless_asked_for():
     assert main.build_mixup(parse_args(PLAIN)) is None
 
@@ -380,6 +637,11 @@ def test_smoothing_without_mixing(run, tmp_path):
         (("--model", "vim_pico_patch2"), "--model vim_pico_patch2: no such name, did you mean vim_pico_patch2_8"),
         (("--model", "resnet18"), "--model resnet18: no such name"),
         (("--opt", "adamv"), "--opt adamv: no such name, did you mean"),
+        (("--opt", "adahessian"), "--opt adahessian: needs gradients of gradients"),
+        (("--opt-betas", 0.9), "--opt adamw takes 2 betas, not 1"),
+        (("--opt-betas", 0.9, 0.9, 0.9), "--opt adamw takes 2 betas, not 3"),
+        (("--opt", "sgd", "--opt-betas", 0.9, 0.9), "--opt sgd takes no betas, not 2"),
+        (("--opt-betas", 0.9, 1.0), "--opt adamw: Invalid beta"),
         (("--input-size", 9), "image height 9"),
         (("--input-size", 8, 9), "image width 9"),
         (("--fusion-strategy", "uper", "--fusion-layer", 1, "--fusion-token", 1), "did you mean upper"),
@@ -407,6 +669,12 @@ def test_a_gpu_that_is_not_there(error):
     assert "--device cuda: PyTorch finds no CUDA GPU" in error("--device", "cuda")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["bnbadamw8bit", "fusedlamb"])
+def test_optimizers_that_need_what_is_not_there(error, name):
+    assert f"--opt {name}: CUDA required" in error("--opt", name)
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
@@ -426,8 +694,76 @@ def test_a_checkpoint_of_another_model(run, error, tmp_path):
     assert "does not fit this model" in complaint
     weights = {"model": torch.load(tmp_path / "checkpoint.pth", weights_only=True)["model"]}
     torch.save(weights, tmp_path / "weights.pth")
-    assert "holds no optimizer" in error("--resume", tmp_path / "weights.pth")
+    assert "weights.pth: holds no model_ema, ema_steps, grid_size, opt, optimizer" in error(
+        "--resume", tmp_path / "weights.pth"
+    )
     assert "model: top-1" in run("--eval", "--resume", tmp_path / "weights.pth")
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """Fail if data are built: what is wrong must be seen before."""
+
+    def build_data(*args):
+        raise AssertionError("data were built")
+
+    monkeypatch.setattr(main, "build_data", build_data)
+
+
+@pytest.mark.parametrize("content", [{}, {"model": {"a": 1}}, [1]])
+def test_a_checkpoint_without_weights_is_refused_before_data_are_built(error, tmp_path, untouched, content):
+    torch.save(content, tmp_path / "x.pth")
+    for flags in ((), ("--eval",)):
+        assert "x.pth: " in error("--resume", tmp_path / "x.pth", *flags)
+
+
+def test_a_checkpoint_that_cannot_be_continued(run, error, tmp_path):
+    run("--epochs", 1, "--output_dir", tmp_path)
+    path = tmp_path / "checkpoint.pth"
+    assert "checkpoint.pth: was trained by --opt adamw" in error("--opt", "sgd", "--resume", path)
+    complaint = error("--input-size", 16, "--resume", path)
+    assert "was trained on (4, 4) patches and can't be continued on (8, 8)" in complaint
+    run("--eval", "--input-size", 16, "--resume", path)
+    whole = torch.load(path, weights_only=True)
+    for broken in ({"optimizer": None}, {"optimizer": {}}, {"epoch": "x"}, {"grid_size": (9, 9)}):
+        torch.save(whole | broken, path)
+        assert "checkpoint.pth" in error("--resume", path) or "grid_size" in broken
+    torch.save({name: value for name, value in whole.items() if name != "best_acc1"}, path)
+    assert "holds no best_acc1" in error("--resume", path)
+
+
+def test_an_output_directory_is_looked_at_before_data_are_built(error, tmp_path, untouched):
+    (tmp_path / "log.txt").write_text('{"epoch": 0}\n')
+    assert "holds a run already" in error("--output_dir", tmp_path)
+
+
+def test_another_runs_checkpoint_does_not_open_a_runs_directory(run, error, tmp_path):
+    for name in ("a", "b"):
+        run("--epochs", 1, "--output_dir", tmp_path / name)
+    flags = ("--epochs", 2, "--resume", tmp_path / "b" / "checkpoint.pth", "--output_dir")
+    assert "holds a run already" in error(*flags, tmp_path / "a")
+    run(*flags, tmp_path / "c")
+    assert [line["epoch"] for line in read_log(tmp_path / "c" / "log.txt")] == [1]
+
+
+def test_names_are_checked_before_processes_are_started(error, monkeypatch):
+    monkeypatch.setattr(main, "relaunch", lambda *args: pytest.fail("processes were started"))
+    assert "no such name" in error("--world_size", 2, "--model", "vim")
+
+
+@pytest.mark.parametrize(
+    ("flags", "data", "said"),
+    [
+        (("--fusion-strategy", "all", "--fusion-token", 4), ("--data-set", "DIGITS"), False),
+        ((), ("--data-set", "FOLDER", "--data-path", "/nowhere"), True),
+        (("--resume", "missing.pth"), ("--data-set", "DIGITS"), True),
+    ],
+)
+def test_what_one_process_alone_can_meet_is_said_by_it(run, capsys, monkeypatch, flags, data, said):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        run(*flags, data=data)
+    assert ("rank 1: " in capsys.readouterr().err) == said
 
 
 def test_an_output_directory_of_another_run(run, error, tmp_path):

@@ -132,6 +132,16 @@ def test_checkpoint_of_another_grid_is_resampled():
     assert target(images(24, 16)).shape == (2, 5)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (8, 24), (8, 32), (32, 8)])
+def test_the_grid_in_a_checkpoint_tells_where_its_rows_belong(size):
+    """Also where another grid has as many patches, or none of the two is a square."""
+    source, target = small(img_size=(8, 32)), small(img_size=size)
+    filtered = checkpoint_filter_fn({"model": source.state_dict(), "grid_size": (2, 8)}, target)
+    expected = resize_pos_embed(source.pos_embed, target.patch_embed.grid_size, "middle", (2, 8))
+    torch.testing.assert_close(filtered["pos_embed"], expected)
+    assert torch.equal(filtered["pos_embed"], source.pos_embed) == (size == (8, 32))
+
+
 def test_set_input_size():
     model = small()
     model.set_input_size((8, 24))

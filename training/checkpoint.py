@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def save(path: Path, state: dict) -> None:
@@ -24,8 +24,11 @@ def save(path: Path, state: dict) -> None:
 def load(path: str) -> dict:
     """Read a checkpoint of ours or a published one onto the CPU, as plain data: no code in it is run.
 
+    Returns:
+        Its entries. `model` holds the weights, also where the file holds them bare; `model_ema` their average, if any.
+
     Raises:
-        ValueError: The file is missing, broken, or holds anything but tensors and plain data.
+        ValueError: The file is missing, broken, or holds anything but tensors and plain data, or no weights.
     """
     if not Path(path).is_file():
         raise ValueError(f"--resume {path}: no such file")
@@ -38,14 +41,27 @@ def load(path: str) -> dict:
         raise ValueError(f"--resume {path}: not a checkpoint of tensors and plain data ({reason})") from None
     if not isinstance(state, dict):
         raise ValueError(f"--resume {path}: holds a {type(state).__name__} instead of a checkpoint")
+    if "model" not in state:
+        state = {"model": state}
+    for entry in ("model", "model_ema"):
+        if not (_is_weights(state.get(entry)) or (entry == "model_ema" and state.get(entry) is None)):
+            raise ValueError(f"--resume {path}: its {entry} is no table of names and tensors")
     return state
 
 
-def load_weights(model: nn.Module, weights: dict, path: str) -> None:
-    """Load a state dict strictly.
+def _is_weights(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and len(entry) > 0
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entry.items())
+    )
+
+
+def check_fit(model: nn.Module, weights: dict[str, Tensor], what: str) -> None:
+    """Check that a state dict has exactly the model's keys and shapes.
 
     Raises:
-        ValueError: Keys are missing, unexpected or of another shape; one line says how many and which first.
+        ValueError: Keys are missing, unexpected or of another shape; one line says how many and which first, of what.
     """
     own = model.state_dict()
     complaints = {
@@ -54,10 +70,9 @@ def load_weights(model: nn.Module, weights: dict, path: str) -> None:
         "of another shape": [
             f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
             for key in own
-            if key in weights and getattr(weights[key], "shape", None) != own[key].shape
+            if key in weights and weights[key].shape != own[key].shape
         ],
     }
     told = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in complaints.items() if keys]
     if told:
-        raise ValueError(f"--resume {path}: does not fit this model: {', '.join(told)}")
-    model.load_state_dict(weights)
+        raise ValueError(f"{what}: does not fit this model: {', '.join(told)}")

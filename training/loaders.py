@@ -12,8 +12,10 @@ REPEATS = 3  # how often repeated augmentation draws an image, as in DeiT
 
 
 def usable_workers(wanted: int) -> int:
-    """As many loading processes as wanted, but at most one for each core this process may use."""
-    return min(wanted, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """As many loading processes as wanted, but at most this process's share of the cores, and at least one of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    training_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
+    return min(wanted, max(1, cores // training_here))
 
 
 def train_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:
@@ -22,8 +24,8 @@ def train_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> Da
         return _loader(dataset, args, world, batch_size=args.batch_size, drop_last=True)
     repeats = REPEATS if args.repeated_aug else 1
     sampler = TrainSampler(len(dataset), world.size, world.rank, args.seed, repeats=repeats)
-    short = not drop_last(sampler, args.batch_size)
-    return _loader(dataset, args, world, sampler=sampler, batch_size=args.batch_size, drop_last=not short)
+    full = drop_last(sampler, args.batch_size)
+    return _loader(dataset, args, world, sampler=sampler, batch_size=args.batch_size, drop_last=full)
 
 
 def test_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:
@@ -33,6 +35,11 @@ def test_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> Dat
         return _loader(dataset, args, world, batch_size=batch_size)
     size, rank = (world.size, world.rank) if args.dist_eval else (1, 0)
     return _loader(dataset, args, world, sampler=EvalSampler(len(dataset), size, rank), batch_size=batch_size)
+
+
+def shared_out(dataset: Dataset, args: argparse.Namespace) -> bool:
+    """Whether each process has its own part of the test images: with --dist-eval, and always of a stream."""
+    return args.dist_eval or isinstance(dataset, IterableDataset)
 
 
 def _loader(dataset: Dataset, args: argparse.Namespace, world: World, **kwargs) -> DataLoader:

@@ -1,6 +1,7 @@
 """What a run leaves to read: its settings, one JSON line an epoch, and TensorBoard scalars."""
 
 import json
+import math
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -10,42 +11,76 @@ class Logbook:
     """Writes into a run's output directory: args.json, log.txt and TensorBoard's event files.
 
     Args:
-        output_dir: The run's own directory; made if it isn't there.
+        output_dir: The run's own directory, as open_directory leaves it.
         settings: The run's settings and what follows from them, as plain data.
         start_epoch: Lines of log.txt from this epoch on are dropped: a resumed run writes them again.
-
-    Raises:
-        ValueError: The directory holds another run and this one doesn't continue it, or it can't be written.
     """
 
-    def __init__(self, output_dir: Path, settings: dict, start_epoch: int, resumed: bool) -> None:
+    def __init__(self, output_dir: Path, settings: dict, start_epoch: int) -> None:
         self.log = output_dir / "log.txt"
-        if self.log.exists() and not resumed:
-            raise ValueError(
-                f"--output_dir {output_dir}: holds a run already (log.txt); "
-                f"continue it with --resume {output_dir}/checkpoint.pth or choose another directory"
-            )
-        try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_log(self.log) if line["epoch"] < start_epoch] if self.log.exists() else []
-            (output_dir / "args.json").write_text(json.dumps(settings, indent=2) + "\n")
-            self.log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        except OSError as error:
-            raise ValueError(f"--output_dir {output_dir}: can't be written ({error.strerror})") from None
+        kept = [line for line in read_log(self.log) if line["epoch"] < start_epoch]
+        (output_dir / "args.json").write_text(json.dumps(settings, indent=2) + "\n")
+        self.log.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.board = SummaryWriter(str(output_dir), purge_step=start_epoch)
 
     def write(self, epoch: dict) -> None:
-        """Add one epoch: {"epoch": int, "train_loss": float, ...}, numbers and strings."""
+        """Add one epoch: {"epoch": int, "train_loss": float, ...}, numbers and strings.
+
+        Raises:
+            FloatingPointError: A number is not finite, which JSON can't hold.
+        """
+        numbers = {name: value for name, value in epoch.items() if isinstance(value, int | float)}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"epoch {epoch['epoch']}: {name} is {value}")
         with open(self.log, "a") as file:
-            file.write(json.dumps(epoch) + "\n")
-        for name, value in epoch.items():
-            if isinstance(value, int | float) and name != "epoch":
-                group, _, rest = name.partition("_")
-                tag = f"{group}/{rest}" if group in ("train", "test") and rest else f"run/{name}"
-                self.board.add_scalar(tag, value, epoch["epoch"])
+            file.write(json.dumps(epoch, allow_nan=False) + "\n")
+        for name in numbers.keys() - {"epoch"}:
+            group, _, rest = name.partition("_")
+            tag = f"{group}/{rest}" if group in ("train", "test") and rest else f"run/{name}"
+            self.board.add_scalar(tag, numbers[name], epoch["epoch"])
         self.board.flush()
 
 
+def open_directory(output_dir: Path, resumed_from: str) -> None:
+    """Make a run's output directory, or see that what is there is the run that goes on.
+
+    Args:
+        output_dir: The run's own directory.
+        resumed_from: The checkpoint to continue, or nothing.
+
+    Raises:
+        ValueError: The directory holds another run, its log can't be read, or it can't be written.
+    """
+    log = output_dir / "log.txt"
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        log.open("a").close()
+    except OSError as error:
+        raise ValueError(f"--output_dir {output_dir}: can't be written ({error.strerror})") from None
+    holds_run = read_log(log) or (output_dir / "checkpoint.pth").exists()
+    goes_on = resumed_from and Path(resumed_from).parent.resolve() == output_dir.resolve()
+    if holds_run and not goes_on:
+        raise ValueError(
+            f"--output_dir {output_dir}: holds a run already; "
+            f"continue it with --resume {output_dir}/checkpoint.pth or choose another directory"
+        )
+
+
 def read_log(path: Path) -> list[dict]:
-    """The epochs of a log.txt, in order."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    """The epochs of a log.txt, in order; a last line that a crash left half written is none.
+
+    Raises:
+        ValueError: Another line is not what Logbook writes.
+    """
+    lines = path.read_text(errors="replace").splitlines()
+    epochs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            epoch = json.loads(line)
+            epochs.append(epoch | {"epoch": int(epoch["epoch"])})
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}: line {number} is no epoch of a run") from None
+    return epochs

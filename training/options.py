@@ -8,13 +8,23 @@ from typing import NoReturn
 
 DEFAULT_MODEL = "vim_pico_patch2_8"
 AMP_DTYPES = ("bfloat16", "float16")
+INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
+WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedules that come to an end
 
 
-def fail(message: str) -> NoReturn:
-    """End the program with one line and exit code 2; of several processes only the first one speaks."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"main.py: error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
-    sys.exit(2)
+def fail(message: object, *, code: int = 2, alike: bool = True) -> NoReturn:
+    """End the program with one line.
+
+    Args:
+        message: What is wrong.
+        code: The exit code.
+        alike: Every process meets this error, so that only the first one speaks; else each does and says which it is.
+    """
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    if rank == 0 or not alike:
+        who = f"rank {rank}: " if rank else ""
+        print(f"main.py: error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -98,8 +108,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="PX",
         help="pixels: one number, or height and width; the model's own if not given",
     )
-    add("--drop", type=_number(float, 0, 1), default=0.0, metavar="P", help="dropout after the position embedding")
-    add("--drop-path", type=_number(float, 0, 1), default=0.1, metavar="P", help="stochastic depth at the last layer")
+    add("--drop", type=share, default=0.0, metavar="P", help="dropout after the position embedding")
+    add("--drop-path", type=share, default=0.1, metavar="P", help="stochastic depth at the last layer")
     add(
         "--model-ema",
         default=True,
@@ -145,7 +155,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--inat-category",
         default="name",
         metavar="LEVEL",
-        help="iNaturalist's target: kingdom, phylum, class, order, supercategory, family, genus or name",
+        choices=INAT_CATEGORIES,
+        help=f"iNaturalist's target: {', '.join(INAT_CATEGORIES[:-1])} or {INAT_CATEGORIES[-1]}",
     )
     add(
         "--eval-crop-ratio",
@@ -159,13 +170,13 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=count,
         default=10,
         metavar="N",
-        help="processes that load images; at most one for each core is started",
+        help="processes that load images, for each process that trains; together at most one for each core is started",
     )
     add("--pin-mem", default=True, help="page-locked batches, which reach a GPU faster", **switch)
 
     group = parser.add_argument_group("augmentation")
     add = group.add_argument
-    add("--no-aug", action="store_true", help="only resize: no random crop, mirroring, colour, --aa or erasing")
+    add("--no-aug", action="store_true", help="transform training images as in evaluation")
     add(
         "--color-jitter",
         type=amount,
@@ -174,7 +185,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="strength of random brightness, contrast and saturation; RandAugment replaces it",
     )
     add("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="AutoAugment policy in timm's words, or none")
-    add("--smoothing", type=_number(float, 0, 1), default=0.1, metavar="S", help="label smoothing")
+    add("--smoothing", type=share, default=0.1, metavar="S", help="label smoothing")
     add(
         "--train-interpolation",
         default="bicubic",
@@ -270,7 +281,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=count,
         default=0,
         metavar="N",
-        help="epochs at the lowest rate after the schedule (DeiT's 10 never ran)",
+        help="cosine, tanh and poly: epochs at the lowest rate after the schedule (DeiT's 10 never ran)",
     )
     add(
         "--lr-noise",
@@ -345,6 +356,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     if args.mixed and args.batch_size % 2 and not args.eval:
         parser.error(f"argument --batch-size: mixup and cutmix pair images, so it must be even, not {args.batch_size}")
+    if args.cutmix_minmax is not None and not args.cutmix_minmax[0] < args.cutmix_minmax[1]:
+        parser.error("argument --cutmix-minmax: MIN must be below MAX")
+    if args.cooldown_epochs and args.sched in WITHOUT_COOLDOWN:
+        parser.error(f"argument --cooldown-epochs: is for cosine, tanh and poly, not for --sched {args.sched}")
     if args.eval and not args.resume:
         parser.error("argument --eval: needs the checkpoint to evaluate, --resume FILE")
     if args.lr_noise is not None and len(args.lr_noise) > 2:

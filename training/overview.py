@@ -14,23 +14,33 @@ import ssm
 from fusion import format_counts
 from training.distributed import World
 from training.loaders import usable_workers
+from training.progress import length
 
 
-def print_overview(args: argparse.Namespace, world: World, model: nn.Module, train_set: Dataset, test_set: Dataset):
-    """Say, on the main process, what is about to run."""
+def print_overview(
+    args: argparse.Namespace,
+    world: World,
+    model: nn.Module,
+    autocast: torch.dtype | None,
+    train_set: Dataset | None,
+    test_set: Dataset,
+) -> None:
+    """Say, on the main process, what is about to run; without a train_set it is an evaluation."""
     if not world.is_main:
         return
     height, width = args.input_size
     parameters = sum(p.numel() for p in model.parameters())
     scan = ssm.pick(world.device.type)
+    images = f"{_count(test_set)} test images"
+    if train_set is not None:
+        images = f"{_count(train_set)} training and {images}"
     rows = [
         ("model", f"{args.model}, {parameters:,} parameters, {height} x {width} pixels"),
         (
             "data",
-            f"{args.data_set}, {_length(train_set)} training and {_length(test_set)} test images, "
-            f"{args.nb_classes} classes, {_workers(args.num_workers)}",
+            f"{args.data_set}, {images}, {args.nb_classes} classes, {_workers(args.num_workers)}",
         ),
-        ("device", f"{device_name(world.device)}, {_precision(args, world)}"),
+        ("device", f"{device_name(world.device)}, {_precision(autocast)}"),
         ("scan", f"{scan.name} backend ({scan.reason})"),
         ("fusion", f"{_strategy(args)}; tokens before layer 0 and after each layer:"),
         ("", format_counts(args.token_counts)),
@@ -53,8 +63,9 @@ def print_overview(args: argparse.Namespace, world: World, model: nn.Module, tra
     print(flush=True)
 
 
-def _length(dataset: Dataset) -> str:
-    return f"{len(dataset):,}" if hasattr(dataset, "__len__") else "streamed"
+def _count(dataset: Dataset) -> str:
+    images = length(dataset)
+    return "streamed" if images is None else f"{images:,}"
 
 
 def _workers(wanted: int) -> str:
@@ -79,9 +90,8 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _precision(args: argparse.Namespace, world: World) -> str:
-    on = world.device.type == "cuda" if args.amp is None else args.amp
-    return f"mixed precision in {args.amp_dtype}" if on else "fp32"
+def _precision(autocast: torch.dtype | None) -> str:
+    return f"mixed precision in {str(autocast).removeprefix('torch.')}" if autocast else "fp32"
 
 
 def _strategy(args: argparse.Namespace) -> str:

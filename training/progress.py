@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(self, steps: Iterable, label: str, enabled: bool = True) -> None:
         self.steps, self.label = steps, label
-        self.total = len(steps) if hasattr(steps, "__len__") else None
+        self.total = length(steps)
         self.bar = enabled and sys.stderr.isatty()
         self.lines = enabled and not self.bar
         self.note = ""
@@ -38,3 +38,11 @@ class Progress:
             if self.lines and time.monotonic() - last > SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
                 print(f"{self.label}: step {number}{f'/{self.total}' if self.total else ''} {self.note}", flush=True)
+
+
+def length(of: Iterable) -> int | None:
+    """How many there are, None where that isn't known: a loader of a stream has a __len__ that raises."""
+    try:
+        return len(of)
+    except TypeError:
+        return None

@@ -3,9 +3,27 @@
 from dataclasses import dataclass
 
 import torch
+from timm.scheduler import PlateauLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
+
+from models_mamba import VisionMamba
+
+PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
+class WeightAverage(ModelEmaV3):
+    """timm's moving average of weights with a warm-up that counts its own steps, so that a restart goes on with it."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, decay=decay, use_warmup=True)
+        self.steps = 0
+
+    def update(self, model: nn.Module) -> None:
+        """Move towards the model's weights of now."""
+        self.steps += 1
+        super().update(model, step=self.steps)
 
 
 @dataclass
@@ -15,6 +33,7 @@ class TrainingState:
     Attributes:
         model: The model itself, unwrapped.
         ema: Average of its weights, if one is kept.
+        opt: timm's name of the optimizer.
         optimizer: Updates the model.
         scheduler: Sets the learning rate of each epoch.
         scaler: Scales the loss under fp16.
@@ -22,8 +41,9 @@ class TrainingState:
         best_acc1: Best top-1 on the test images so far, in percent.
     """
 
-    model: nn.Module
-    ema: ModelEmaV3 | None
+    model: VisionMamba
+    ema: WeightAverage | None
+    opt: str
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler
     scaler: torch.amp.GradScaler | None
@@ -35,32 +55,48 @@ class TrainingState:
         return {
             "model": self.model.state_dict(),
             "model_ema": self.ema.module.state_dict() if self.ema else None,
+            "ema_steps": self.ema.steps if self.ema else 0,
+            "grid_size": self.model.patch_embed.grid_size,
+            "opt": self.opt,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "scheduler": plateau_state(self.scheduler) if isinstance(self.scheduler, PlateauLRScheduler) else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "epoch": self.epoch,
             "best_acc1": self.best_acc1,
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, saved: dict) -> None:
         """Continue from a checkpoint; the model's own weights are loaded before, also for evaluation alone.
 
         Raises:
-            ValueError: The checkpoint holds weights only, or another optimizer's state.
+            ValueError: The checkpoint holds weights only, or comes from another optimizer or grid of patches.
         """
-        if "optimizer" not in state:
-            raise ValueError(
-                "--resume: the checkpoint holds no optimizer: evaluate it with --eval, it can't be continued"
-            )
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        if self.scaler and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        missing = [name for name in self.state_dict() if name not in saved]
+        if missing:
+            raise ValueError(f"holds no {', '.join(missing)}: evaluate it with --eval, it can't be continued")
+        if saved["opt"] != self.opt:
+            raise ValueError(f"was trained by --opt {saved['opt']} and can't be continued by {self.opt}")
+        grid = self.model.patch_embed.grid_size
+        if tuple(saved["grid_size"]) != grid:  # the optimizer's averages would be those of other patches
+            raise ValueError(f"was trained on {saved['grid_size']} patches and can't be continued on {grid}")
+        try:
+            self._load(saved)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"can't be continued ({error!r})") from error
+
+    def _load(self, saved: dict) -> None:
+        load_optimizer(self.optimizer, saved["optimizer"])
+        if self.scaler and saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])
         if self.ema:
             # A run that kept no average so far starts one from its weights.
-            self.ema.module.load_state_dict(state["model_ema"] or state["model"])
-        self.epoch = state["epoch"]
-        self.best_acc1 = state["best_acc1"]
+            self.ema.module.load_state_dict(saved["model_ema"] or saved["model"])
+            self.ema.steps = saved["ema_steps"]
+        self.epoch, self.best_acc1 = saved["epoch"], saved["best_acc1"]
+        if isinstance(self.scheduler, PlateauLRScheduler) and saved["scheduler"]:
+            load_plateau(self.scheduler, saved["scheduler"])
+        else:
+            self.scheduler.step(self.epoch)
 
     def evaluated_models(self) -> list[tuple[str, nn.Module]]:
         """The models to evaluate, each with the prefix of its scores in the log."""
@@ -71,3 +107,28 @@ class TrainingState:
         self.epoch += 1
         self.best_acc1 = max(self.best_acc1, acc1)
         self.scheduler.step(self.epoch, acc1)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Load what an optimizer has gathered, and keep its hyperparameters: those are the flags given now."""
+    given = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, hyperparameters in zip(optimizer.param_groups, given, strict=True):
+        group.update(hyperparameters)
+
+
+def plateau_state(scheduler: PlateauLRScheduler) -> dict:
+    """What the epoch doesn't tell, as for every other schedule: the best top-1, the epochs since, and the rates."""
+    return {
+        "counts": {name: getattr(scheduler.lr_scheduler, name) for name in PLATEAU_COUNTS},
+        "restore_lr": scheduler.restore_lr,
+        "lr": [group["lr"] for group in scheduler.optimizer.param_groups],
+    }
+
+
+def load_plateau(scheduler: PlateauLRScheduler, saved: dict) -> None:
+    """Go on from plateau_state, with patience, factor and least rate as they are given now."""
+    for name in PLATEAU_COUNTS:
+        setattr(scheduler.lr_scheduler, name, saved["counts"][name])
+    scheduler.restore_lr = saved["restore_lr"]
+    scheduler.update_groups(saved["lr"])

@@ -2,7 +2,8 @@
 //
 // A task is one image and a range of channels, 16 of which run side by side. Tokens go by in chunks: what depends on
 // the token alone is computed once for a chunk, then a few states at a time pass through it in registers. Forward
-// keeps the states at the chunks' starts; backward computes those inside a chunk again.
+// keeps the states at the chunks' starts; backward computes those inside a chunk again. A comes in times log2(e), so
+// that a power of two gives the decay.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -28,7 +29,7 @@ VIM_INLINE void scan_chunk(
   for (int i = 0; i < tokens; ++i) {
     Vec<scalar_t> out = y[i];
     for (int s = 0; s < S; ++s) {
-      state[s] = exp(dt[i] * A[n + s]) * state[s] + dtu[i] * B[i][n + s];
+      state[s] = exp2(dt[i] * A[n + s]) * state[s] + dtu[i] * B[i][n + s];
       out += state[s] * C[i][n + s];
     }
     y[i] = out;
@@ -52,7 +53,7 @@ void forward(
       const int64_t c = block * width;
       const int count = valid<scalar_t>(tasks, block);
       for (int64_t n = 0; n < N; ++n) {
-        decay[n] = load(A + n * tasks.channels + c, count);
+        decay[n] = load(A + n * tasks.channels + c, count) * scalar_t(kLog2E);
         h[n] = V{};
       }
       const V skip = load(D + c, count), bias = load(delta_bias + c, count);
@@ -113,7 +114,7 @@ VIM_INLINE void scan_chunk_backward(
   for (int i = 0; i < chunk.tokens; ++i) {
     V out = chunk.y[i];
     for (int s = 0; s < S; ++s) {
-      decay[i][s] = exp(chunk.dt[i] * a[s]);
+      decay[i][s] = exp2(chunk.dt[i] * a[s]);
       h[i + 1][s] = decay[i][s] * h[i][s] + chunk.dtu[i] * chunk.B[i][n + s];
       out += h[i + 1][s] * chunk.C[i][n + s];
     }
@@ -178,7 +179,7 @@ void backward(
         const scalar_t* saved = states + ((image * chunks + k) * N) * tasks.channels + c;
         scalar_t* sum_A = to.A + (thread + block) * N * width;
         for (int64_t n = 0; n < N; ++n) {
-          decay[n] = load(A + n * tasks.channels + c, count);
+          decay[n] = load(A + n * tasks.channels + c, count) * scalar_t(kLog2E);
           start[n] = load(saved + n * tasks.channels, count);
           dA[n] = load(sum_A + n * width);
         }
@@ -211,7 +212,8 @@ void backward(
         V dD = load(sum_D), dbias = load(sum_bias);
         for (int i = 0; i < chunk.tokens; ++i) {
           const int64_t t = tasks.token(begin + i);
-          const V ddelta = (chunk.ddt[i] + chunk.ddtu[i] * chunk.input[i]) * chunk.sigmoid[i];
+          const V ddt = chunk.ddt[i] * scalar_t(kLn2) + chunk.ddtu[i] * chunk.input[i];
+          const V ddelta = ddt * chunk.sigmoid[i];
           store(to.u.at(image, t) + c, chunk.ddtu[i] * chunk.dt[i] + chunk.dy[i] * skip, count);
           store(to.delta.at(image, t) + c, ddelta, count);
           store(to.z.at(image, t) + c, chunk.dz[i] * chunk.y[i], count);

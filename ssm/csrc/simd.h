@@ -58,39 +58,49 @@ VIM_INLINE void store(scalar_t* to, Vec<scalar_t> value, int count = Simd<scalar
   }
 }
 
+// All channels' sum, by halves: one after the other would wait for each addition.
 template <typename scalar_t>
 VIM_INLINE scalar_t sum(Vec<scalar_t> value) {
+  typedef scalar_t half_t __attribute__((vector_size(32)));
+  typedef scalar_t quarter_t __attribute__((vector_size(16)));
+  half_t halves[2];
+  std::memcpy(halves, &value, sizeof(value));
+  const half_t half = halves[0] + halves[1];
+  quarter_t quarters[2];
+  std::memcpy(quarters, &half, sizeof(half));
+  const quarter_t quarter = quarters[0] + quarters[1];
   scalar_t total = 0;
-  for (int i = 0; i < Simd<scalar_t>::width; ++i) total += value[i];
+  for (size_t i = 0; i < 16 / sizeof(scalar_t); ++i) total += quarter[i];
   return total;
 }
 
+// The value stands second: then one that is not a number stays so.
 template <typename V>
-VIM_INLINE V min(V a, V b) {
-  return a < b ? a : b;
+VIM_INLINE V min(V bound, V value) {
+  return bound < value ? bound : value;
 }
 
 template <typename V>
-VIM_INLINE V max(V a, V b) {
-  return a > b ? a : b;
+VIM_INLINE V max(V bound, V value) {
+  return bound > value ? bound : value;
 }
 
-// e^x to about one unit in the last place: x = n ln 2 + r, e^r by a polynomial, 2^n through the exponent's bits.
-VIM_INLINE Vec<float> exp(Vec<float> x) {
+constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
+
+// 2^x to about one unit in the last place: x = n + r, 2^r by its Taylor series, 2^n through the exponent's bits.
+VIM_INLINE Vec<float> exp2(Vec<float> x) {
   using bits = Simd<float>::bits;
-  x = min(max(x, splat(-87.0f)), splat(88.0f));
+  x = min(splat(127.0f), max(splat(-126.0f), x));
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vec<float> shifted = x * 1.44269504088896341f + magic;
-  const Vec<float> n = shifted - magic;
-  Vec<float> r = x - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  Vec<float> p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  const Vec<float> shifted = x + magic;
+  const Vec<float> r = x - (shifted - magic);
+  Vec<float> p = splat(1.5403530e-4f);
+  p = p * r + 1.3333558e-3f;
+  p = p * r + 9.6181291e-3f;
+  p = p * r + 5.5504109e-2f;
+  p = p * r + 2.4022651e-1f;
+  p = p * r + 6.9314718e-1f;
+  p = p * r + 1.0f;
   // The whole number stands in the low bits of `shifted`; moved to the exponent it multiplies p by 2^n.
   bits exponent, result;
   std::memcpy(&exponent, &shifted, sizeof(exponent));
@@ -101,9 +111,14 @@ VIM_INLINE Vec<float> exp(Vec<float> x) {
 }
 
 // fp64 serves checks of gradients, so it may be slow.
-VIM_INLINE Vec<double> exp(Vec<double> x) {
-  for (int i = 0; i < Simd<double>::width; ++i) x[i] = std::exp(x[i]);
+VIM_INLINE Vec<double> exp2(Vec<double> x) {
+  for (int i = 0; i < Simd<double>::width; ++i) x[i] = std::exp2(x[i]);
   return x;
+}
+
+template <typename scalar_t>
+VIM_INLINE Vec<scalar_t> exp(Vec<scalar_t> x) {
+  return exp2(x * scalar_t(kLog2E));
 }
 
 // log(1 + t) for t in [0, 1]: 2 atanh(t / (2 + t)), whose series keeps the precision of small t.
@@ -135,15 +150,15 @@ struct Activation {
 template <typename scalar_t>
 VIM_INLINE Activation<Vec<scalar_t>> softplus(Vec<scalar_t> x) {
   const Vec<scalar_t> zero{};
-  const Vec<scalar_t> t = exp(x > zero ? -x : x);
+  const Vec<scalar_t> t = exp<scalar_t>(x > zero ? -x : x);
   const Vec<scalar_t> reciprocal = scalar_t(1) / (t + scalar_t(1));
-  return {max(x, zero) + log1p_unit(t), x > zero ? reciprocal : t * reciprocal};
+  return {max(zero, x) + log1p_unit(t), x > zero ? reciprocal : t * reciprocal};
 }
 
 // x sigmoid(x) and its derivative.
 template <typename scalar_t>
 VIM_INLINE Activation<Vec<scalar_t>> silu(Vec<scalar_t> x) {
-  const Vec<scalar_t> sigmoid = scalar_t(1) / (exp(-x) + scalar_t(1));
+  const Vec<scalar_t> sigmoid = scalar_t(1) / (exp<scalar_t>(-x) + scalar_t(1));
   return {x * sigmoid, sigmoid * (x * (scalar_t(1) - sigmoid) + scalar_t(1))};
 }
 

@@ -54,7 +54,7 @@ def test_scan_is_exact(length, channels, states, reverse):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    ("length", "channels", "width"), [(1, 5, 4), (3, 50, 4), (197, 384, 4), (37, 16, 3), (2, 7, 1)]
+    ("length", "channels", "width"), [(1, 5, 4), (3, 50, 4), (197, 384, 4), (37, 16, 3), (2, 7, 2)]
 )
 def test_conv_is_exact(length, channels, width, reverse):
     exact = conv_inputs(2, length, channels, width)
@@ -115,6 +115,24 @@ def test_extreme_steps_stay_finite():
     expected, expected_gradients = run(reference.selective_scan, list(inputs.values()), torch.ones(1, 5, 16), False)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "bad"), [*((name, float("nan")) for name in NAMES), ("u", float("inf"))])
+def test_what_is_not_finite_shows_where_it_does_in_the_reference(name, bad):
+    inputs = dict(zip(NAMES, scan_inputs(2, 40, 24, 4), strict=True))
+    inputs[name] = inputs[name].detach().clone()
+    inputs[name].view(-1)[5] = bad
+    found, expected = (op(**inputs) for op in (cpu.selective_scan, reference.selective_scan))
+    torch.testing.assert_close(found.isfinite(), expected.isfinite(), rtol=0, atol=0)
+    torch.testing.assert_close(found[expected.isfinite()], expected[expected.isfinite()])
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_conv_keeps_what_is_not_a_number(at):
+    inputs = [tensor.detach() for tensor in conv_inputs(2, 5, 3, 4, torch.float32)]
+    inputs[at].view(-1)[1] = float("nan")
+    found, expected = (op(*inputs) for op in (cpu.causal_conv1d, reference.causal_conv1d))
+    torch.testing.assert_close(found, expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -8,9 +8,11 @@ import torch
 
 from training import checkpoint
 
+WEIGHTS = {"weight": torch.arange(3.0)}
+
 
 def test_round_trip(tmp_path):
-    state = {"model": {"weight": torch.arange(3.0)}, "epoch": 4, "scheduler": {"base_values": [0.1]}, "scaler": None}
+    state = {"model": dict(WEIGHTS), "epoch": 4, "scheduler": {"base_values": [0.1]}, "scaler": None}
     checkpoint.save(tmp_path / "checkpoint.pth", state)
     loaded = checkpoint.load(str(tmp_path / "checkpoint.pth"))
     assert torch.equal(loaded.pop("model")["weight"], state.pop("model")["weight"])
@@ -21,7 +23,7 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize("moment", ["while writing", "before the rename"])
 def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, moment):
     path = tmp_path / "checkpoint.pth"
-    checkpoint.save(path, {"epoch": 1})
+    checkpoint.save(path, {"model": WEIGHTS, "epoch": 1})
 
     def half(state, file):
         file.write(b"half a checkpoint")
@@ -32,8 +34,8 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, moment):
     else:
         monkeypatch.setattr(os, "replace", lambda *args: (_ for _ in ()).throw(OSError("gone")))
     with pytest.raises(OSError, match="no space left|gone"):
-        checkpoint.save(path, {"epoch": 2})
-    assert checkpoint.load(str(path)) == {"epoch": 1}
+        checkpoint.save(path, {"model": WEIGHTS, "epoch": 2})
+    assert checkpoint.load(str(path))["epoch"] == 1
     assert os.listdir(tmp_path) == ["checkpoint.pth"]
 
 
@@ -42,7 +44,31 @@ class RunsCode:
         return os.mkdir, ("made_by_a_checkpoint",)
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "text", "empty", "cut", "code", "list"])
+NOT_WEIGHTS = {
+    "nothing": {},
+    "a list": [1],
+    "bare numbers": {"weight": 1.0},
+    "numbered weights": {0: torch.ones(1)},
+    "an empty model": {"model": {}},
+    "a model of lists": {"model": {"weight": [1.0]}},
+    "no model": {"model": None},
+    "a broken average": {"model": WEIGHTS, "model_ema": {"weight": 1}},
+}
+
+
+@pytest.mark.parametrize("content", NOT_WEIGHTS.values(), ids=NOT_WEIGHTS)
+def test_files_without_weights(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"--resume .*x\.pth: (holds a list|its model(_ema)? is no table)"):
+        checkpoint.load(str(tmp_path / "x.pth"))
+
+
+def test_bare_weights_are_a_checkpoint(tmp_path):
+    torch.save(WEIGHTS, tmp_path / "x.pth")
+    assert torch.equal(checkpoint.load(str(tmp_path / "x.pth"))["model"]["weight"], WEIGHTS["weight"])
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "text", "empty", "cut", "code"])
 def test_files_that_are_no_checkpoint(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.pth"
@@ -53,7 +79,7 @@ def test_files_that_are_no_checkpoint(tmp_path, monkeypatch, kind):
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind != "missing":
-        torch.save({"code": RunsCode(), "list": [1]}.get(kind, {"weight": torch.zeros(1000)}), path)
+        torch.save({"code": RunsCode()}.get(kind, {"weight": torch.zeros(1000)}), path)
         if kind == "cut":
             path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"--resume .*x\.pth: ") as error:
@@ -63,17 +89,16 @@ def test_files_that_are_no_checkpoint(tmp_path, monkeypatch, kind):
 
 
 def test_published_files_may_hold_their_command_line(tmp_path):
-    torch.save({"model": {}, "args": argparse.Namespace(lr=1)}, tmp_path / "x.pth")
+    torch.save({"model": WEIGHTS, "args": argparse.Namespace(lr=1)}, tmp_path / "x.pth")
     assert checkpoint.load(str(tmp_path / "x.pth"))["args"].lr == 1
 
 
-def test_weights_load_strictly():
+def test_weights_fit_exactly():
     model = torch.nn.Linear(2, 3)
-    checkpoint.load_weights(model, {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "x.pth")
-    assert model.bias.tolist() == [1, 1, 1]
+    checkpoint.check_fit(model, {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "x.pth")
     foreign = {"weight": torch.ones(4, 2), "stem": torch.ones(1)}
     with pytest.raises(ValueError, match="x.pth") as error:
-        checkpoint.load_weights(model, foreign, "x.pth")
+        checkpoint.check_fit(model, foreign, "x.pth")
     assert "1 missing (first: bias)" in str(error.value)
     assert "1 unexpected (first: stem)" in str(error.value)
     assert "weight (4, 2) for (3, 2)" in str(error.value)

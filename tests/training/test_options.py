@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.options import get_args_parser, parse_args
+from training.options import fail, get_args_parser, parse_args
 
 DEIT_FLAGS = """
     --batch-size --epochs --model --input-size --drop --drop-path --model-ema --model-ema-decay --opt --opt-eps
@@ -113,6 +113,12 @@ def test_values_keep_their_underscores():
         (["--batch-size", "9"], "--batch-size: mixup and cutmix pair images"),
         (["--eval"], "--eval: needs the checkpoint"),
         (["--if_amp", "--no_amp"], "not allowed with"),
+        (["--cutmix-minmax", "0.5", "0.5"], "--cutmix-minmax: MIN must be below MAX"),
+        (["--cutmix-minmax", "0.8", "0.2"], "--cutmix-minmax: MIN must be below MAX"),
+        (["--cooldown-epochs", "2", "--sched", "step"], "--cooldown-epochs: is for cosine, tanh and poly"),
+        (["--cooldown-epochs", "2", "--sched", "plateau"], "--cooldown-epochs: is for cosine, tanh and poly"),
+        (["--cooldown-epochs", "2", "--sched", "constant"], "--cooldown-epochs: is for cosine, tanh and poly"),
+        (["--inat-category", "flavour"], "--inat-category: invalid choice"),
     ],
 )
 def test_bad_flags_are_one_line(capsys, argv, complaint):
@@ -125,6 +131,20 @@ def test_other_processes_keep_quiet(capsys, monkeypatch):
         parse_args(["--batch-size", "0"])
     assert exit_.value.code == 2
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
+def test_an_error_of_one_process_alone_says_which_it_is(capsys, monkeypatch, variable):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(SystemExit) as exit_:
+        fail("no data", code=1, alike=False)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == "main.py: error: rank 1: no data\n"
+    monkeypatch.setenv(variable, "0")
+    with pytest.raises(SystemExit):
+        fail("no data", alike=False)
+    assert capsys.readouterr().err == "main.py: error: no data\n"
 
 
 def test_odd_batches_are_fine_without_mixing():

@@ -1,0 +1,184 @@
+"""Time whole training steps: with and without fusion, by the reference and the fastest scan, and the GEMMs alone.
+
+    python scripts/bench_train.py --json results/bench_train.json
+
+A step is forward, loss, backward and AdamW on random images. All contenders run in one process and in turn; the table
+shows medians. The GEMMs are the model's matrix products, forward and backward, run alone at the same shapes.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from timm.models import create_model
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import fusion
+import models_mamba  # noqa: F401, registers the models
+import ssm
+from ssm.recompute import Recompute
+from training.overview import device_name, versions
+
+
+class Contender:
+    """One way to train the model, and the times of its steps."""
+
+    def __init__(
+        self, args: argparse.Namespace, tokens: int = 0, backend: str = "auto", recompute: bool = False
+    ) -> None:
+        torch.manual_seed(0)
+        self.model = create_model(args.model, num_classes=100)
+        fusion.inject(self.model, (tokens,) * len(self.model.layers))
+        self.model.set_scan_recompute(recompute)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.backend, self.seconds = backend, []
+        size = self.model.patch_embed.img_size
+        self.images, self.labels = torch.randn(args.batch_size, 3, *size), torch.randint(100, (args.batch_size,))
+
+    def loss(self) -> Tensor:
+        with ssm.use_backend(self.backend):
+            return F.cross_entropy(self.model(self.images), self.labels)
+
+    def step(self) -> None:
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+        self.seconds.append(time.perf_counter() - start)
+
+
+def kept_mib(contender: Contender) -> float:
+    """What autograd keeps for the backward pass beside the parameters, in MiB."""
+    storages = {}
+
+    def keep(tensor):
+        if isinstance(tensor, Tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    pack = Recompute._pack
+    Recompute._pack = lambda self, tensor: keep(pack(self, tensor))
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = contender.loss()
+    finally:
+        Recompute._pack = pack
+    for parameter in contender.model.parameters():
+        storages.pop(parameter.untyped_storage().data_ptr(), None)
+    del loss
+    return sum(storages.values()) / 2**20
+
+
+def gemms(contender: Contender) -> list[tuple[int, int, int]]:
+    """(rows, in, out) of every matrix product of a forward pass; the patch embedding is one too."""
+    found = []
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        weight = layer.weight.flatten(1)
+        found.append((out.numel() // weight.shape[0], weight.shape[1], weight.shape[0]))
+
+    layers = [m for m in contender.model.modules() if isinstance(m, nn.Linear)] + [contender.model.patch_embed.proj]
+    hooks = [layer.register_forward_hook(record) for layer in layers]
+    with torch.no_grad():
+        contender.loss()
+    for hook in hooks:
+        hook.remove()
+    # dt_proj's weight is multiplied outside of its layer's forward
+    for block in contender.model.layers:
+        length = contender.model.pos_embed.shape[1] * contender.images.shape[0]
+        for direction in (block.mixer.forward_ssm, block.mixer.backward_ssm):
+            found.append((length, direction.dt_rank, direction.dt_proj.out_features))
+    return found
+
+
+def gemm_seconds(shapes: list[tuple[int, int, int]]) -> float:
+    """Time of the products alone: x W', and for the gradients g W and g' x."""
+    operands = [(torch.randn(n, i), torch.randn(o, i), torch.randn(n, o)) for n, i, o in shapes]
+    start = time.perf_counter()
+    for x, weight, gradient in operands:
+        torch.mm(x, weight.t())
+        torch.mm(gradient, weight)
+        torch.mm(gradient.t(), x)
+    return time.perf_counter() - start
+
+
+def fusion_seconds(contender: Contender) -> float:
+    """Time of matching and merging alone, forward and backward, at the lengths of every layer."""
+    model, batch = contender.model, len(contender.images)
+    tokens = model._embed(contender.images)
+    hidden = tokens.hidden.detach()
+    total = 0.0
+    for block in model.layers:
+        length = hidden.shape[1]
+        leaf = [torch.randn(batch, length, model.embed_dim, requires_grad=True) for _ in range(2)]
+        entering = tokens._replace(hidden=leaf[0], residual=leaf[1], size=torch.ones(batch, length))
+        start = time.perf_counter()
+        left = block.fusion(entering)
+        if left.hidden.requires_grad:
+            torch.autograd.grad((left.hidden, left.residual), leaf, (left.hidden.detach(), left.residual.detach()))
+        total += time.perf_counter() - start
+        tokens, hidden = left._replace(hidden=left.hidden.detach(), residual=None), left.hidden.detach()
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vim_tiny_patch16_224")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=7, help="tokens to fuse after every layer (default: 7)")
+    parser.add_argument("--runs", type=int, default=7, help="counted steps of every contender (default: 7)")
+    parser.add_argument("--reference-runs", type=int, default=2, help="counted steps of the reference (default: 2)")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    contenders = {
+        "reference scan": Contender(args, backend="reference"),
+        "no fusion": Contender(args),
+        "no fusion, recomputing": Contender(args, recompute=True),
+        f"fusing {args.tokens} after every layer": Contender(args, tokens=args.tokens),
+    }
+    plain, fused = contenders["no fusion"], contenders[f"fusing {args.tokens} after every layer"]
+    device = device_name(torch.device("cpu"))
+    scan = ssm.pick("cpu").name
+    print(f"{args.model}, batch {args.batch_size}, fp32, {scan} scan, {device}, PyTorch {torch.__version__}")
+
+    shapes, products, fusing = gemms(plain), [], []
+    for run in range(args.runs + 1):  # the first warms up
+        for name, contender in contenders.items():
+            if name != "reference scan" or run <= args.reference_runs:
+                contender.step()
+        products.append(gemm_seconds(shapes))
+        fusing.append(fusion_seconds(fused))
+    rows = {
+        name: {"ms": 1000 * median(c.seconds[1:]), "images_per_second": args.batch_size / median(c.seconds[1:])}
+        for name, c in contenders.items()
+    }
+    for name, contender in contenders.items():
+        rows[name]["kept_mib"] = kept_mib(contender)
+    gemm_ms, fusion_ms = 1000 * median(products[1:]), 1000 * median(fusing[1:])
+    gigaflops = sum(6 * n * i * o for n, i, o in shapes) / gemm_ms / 1e6
+
+    print("\n| | ms a step | images/s | times no fusion | kept MiB |\n| --- | --- | --- | --- | --- |")
+    for name, row in rows.items():
+        times = row["ms"] / rows["no fusion"]["ms"]
+        print(f"| {name} | {row['ms']:.0f} | {row['images_per_second']:.1f} | {times:.2f} | {row['kept_mib']:.0f} |")
+    print(
+        f"\nGEMMs alone: {gemm_ms:.0f} ms ({gigaflops:.0f} GFLOP/s); a step without fusion takes "
+        f"{rows['no fusion']['ms'] / gemm_ms:.2f} times that."
+    )
+    share = 100 * fusion_ms / rows[f"fusing {args.tokens} after every layer"]["ms"]
+    print(f"Matching and merging: {fusion_ms:.1f} ms, {share:.1f} % of a step.")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"model": args.model, "batch_size": args.batch_size, "device": device, "backend": scan, **versions()}
+        figures |= {"steps": rows, "gemm_ms": gemm_ms, "gemm_gflops": gigaflops, "fusion_ms": fusion_ms}
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
