@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         model.to(world.device)
         state = None if args.eval else build_state(args, world, model, saved)
     except (ValueError, OSError) as error:
-        fail(error, alike=False)
+        fail(error, met_by="machine")
 
     print_overview(args, world, model, autocast_dtype(args, world), train_set, test_set)
     try:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
             logbook = Logbook(Path(args.output_dir), settings, state.epoch) if keeps_log else None
             train(args, world, state, logbook, train_set, test_set)
     except (FloatingPointError, OSError) as error:
-        fail(last_line(error), code=1, alike=False)
+        fail(last_line(error), code=1, met_by="one")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

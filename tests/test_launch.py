@@ -123,10 +123,18 @@ def test_launchers_of_old_pass_the_local_rank(cifar):
     assert "epoch 0/0: " in out
 
 
-def test_under_a_launcher_an_error_is_said_once():
-    code, out, err = finish([*TORCHRUN, "main.py", "--fusion-strategy", "uper"])
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--fusion-strategy", "uper"), "main.py: error: unknown --fusion-strategy uper"),
+        (("--resume", "missing.pth"), "main.py: error: --resume missing.pth: no such file"),
+    ],
+)
+def test_under_a_launcher_an_error_is_said_once(flags, line):
+    code, out, err = finish([*TORCHRUN, "main.py", *flags])
     assert code != 0
-    assert (out + err).count("unknown --fusion-strategy uper") == 1
+    assert line in err
+    assert (out + err).count("main.py: error: ") == 1
 
 
 def test_an_error_is_one_line_and_code_2():

@@ -759,8 +759,9 @@ def test_names_are_checked_before_processes_are_started(error, monkeypatch):
         (("--resume", "missing.pth"), ("--data-set", "DIGITS"), True),
     ],
 )
-def test_what_one_process_alone_can_meet_is_said_by_it(run, capsys, monkeypatch, flags, data, said):
+def test_what_another_machine_alone_can_meet_is_said_by_it(run, capsys, monkeypatch, flags, data, said):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(SystemExit):
         run(*flags, data=data)
     assert ("rank 1: " in capsys.readouterr().err) == said

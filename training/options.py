@@ -12,16 +12,17 @@ INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "fami
 WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedules that come to an end
 
 
-def fail(message: object, *, code: int = 2, alike: bool = True) -> NoReturn:
+def fail(message: object, *, code: int = 2, met_by: str = "all") -> NoReturn:
     """End the program with one line.
 
     Args:
         message: What is wrong.
         code: The exit code.
-        alike: Every process meets this error, so that only the first one speaks; else each does and says which it is.
+        met_by: Who meets this error, so that it is said once: `all` processes, those of a `machine`, or `one` of them.
     """
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
-    if rank == 0 or not alike:
+    local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    if rank == 0 or met_by == "one" or (met_by == "machine" and local_rank == 0):
         who = f"rank {rank}: " if rank else ""
         print(f"main.py: error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -1,50 +1,43 @@
 // Causal depthwise convolution and SiLU, forward and backward, on channels-last tensors.
 //
-// Token after token, all of a task's channels in a row. Nothing is kept for the backward pass: the sum before the SiLU
-// is computed again.
+// Sixteen channels run through all tokens with what they need in registers. Nothing is kept for the backward pass: the
+// sum before the SiLU is computed again.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <tuple>
-#include <vector>
 
 #include "sequence.h"
 
 namespace vim {
 namespace {
 
-// The sum before the SiLU for the token met as the i-th: tap W - 1 multiplies the token itself, tap 0 the oldest.
-// `rows` are the token's own and those of the W - 1 tokens before it, null where there are none.
+// The W tokens seen last, the latest first; before the first one there are zeros.
 template <typename scalar_t, int W>
-VIM_INLINE Vec<scalar_t> convolve(
-    const scalar_t* const* rows, const Vec<scalar_t>* taps, int64_t c, int count, Vec<scalar_t> total) {
-  for (int back = 0; back < W; ++back) {
-    if (rows[back]) total += taps[W - 1 - back] * load(rows[back] + c, count);
+struct Window {
+  Vec<scalar_t> seen[W] = {};
+
+  VIM_INLINE void push(Vec<scalar_t> latest) {
+    for (int back = W - 1; back > 0; --back) seen[back] = seen[back - 1];
+    seen[0] = latest;
   }
-  return total;
-}
+};
 
-template <typename scalar_t, int W>
-VIM_INLINE void find_rows(
-    const Tasks& tasks, const Sequence<scalar_t>& x, int64_t image, int64_t i, const scalar_t** rows) {
-  for (int back = 0; back < W; ++back) rows[back] = back <= i ? x.at(image, tasks.token(i - back)) : nullptr;
-}
-
-// Taps [blocks, W] and bias [blocks] of a task's channels, padded to whole vectors.
+// The filter of sixteen channels: tap 0 multiplies the token itself, tap W - 1 the oldest it sees.
 template <typename scalar_t, int W>
 struct Filter {
-  std::vector<Vec<scalar_t>> taps, bias;
+  Vec<scalar_t> taps[W], bias;
 
-  Filter(const Tasks& tasks, const scalar_t* weight, const scalar_t* from, int64_t first, int64_t last)
-      : taps((last - first) * W), bias(last - first) {
-    for (int64_t block = first; block < last; ++block) {
-      const int64_t c = block * Simd<scalar_t>::width;
-      const int count = valid<scalar_t>(tasks, block);
-      bias[block - first] = load(from + c, count);
-      for (int k = 0; k < W; ++k) taps[(block - first) * W + k] = load(weight + k * tasks.channels + c, count);
-    }
+  VIM_INLINE Filter(const Tasks& tasks, const scalar_t* weight, const scalar_t* from, int64_t c, int count)
+      : bias(load(from + c, count)) {
+    for (int back = 0; back < W; ++back) taps[back] = load(weight + (W - 1 - back) * tasks.channels + c, count);
+  }
+  VIM_INLINE Vec<scalar_t> operator()(const Window<scalar_t, W>& x) const {
+    Vec<scalar_t> total = bias;
+    for (int back = 0; back < W; ++back) total += taps[back] * x.seen[back];
+    return total;
   }
 };
 
@@ -53,17 +46,14 @@ void forward(
     const Tasks& tasks, const Sequence<scalar_t>& x, const scalar_t* weight, const scalar_t* bias,
     const Sequence<scalar_t>& out) {
   for_each_task(tasks, [&](int64_t image, int64_t, int64_t first, int64_t last) {
-    const Filter<scalar_t, W> filter(tasks, weight, bias, first, last);
-    const scalar_t* rows[W];
-    for (int64_t i = 0; i < tasks.length; ++i) {
-      find_rows<scalar_t, W>(tasks, x, image, i, rows);
-      scalar_t* to = out.at(image, tasks.token(i));
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t c = block * Simd<scalar_t>::width;
-        const int count = valid<scalar_t>(tasks, block);
-        const auto total = convolve<scalar_t, W>(
-            rows, filter.taps.data() + (block - first) * W, c, count, filter.bias[block - first]);
-        store(to + c, silu<scalar_t>(total).value, count);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t c = block * Simd<scalar_t>::width;
+      const int count = valid<scalar_t>(tasks, block);
+      const Filter<scalar_t, W> filter(tasks, weight, bias, c, count);
+      Window<scalar_t, W> window;
+      for (int64_t i = 0; i < tasks.length; ++i) {
+        window.push(load(x.at(image, tasks.token(i)) + c, count));
+        store(out.at(image, tasks.token(i)) + c, silu<scalar_t>(filter(window)).value, count);
       }
     }
   });
@@ -76,34 +66,33 @@ void backward(
   constexpr int width = Simd<scalar_t>::width;
   using V = Vec<scalar_t>;
   for_each_task(tasks, [&](int64_t image, int64_t, int64_t first, int64_t last) {
-    const Filter<scalar_t, W> filter(tasks, weight, bias, first, last);
-    const scalar_t* rows[W];
-    scalar_t* sums = dtaps + at::get_thread_num() * tasks.blocks * (W + 1) * width;
-    // Gradients of the sums of the tokens that were met last, W for each block; zeros stand for those beyond the end.
-    std::vector<V> latest((last - first) * W);
-    for (int64_t i = tasks.length - 1; i >= 0; --i) {
-      find_rows<scalar_t, W>(tasks, x, image, i, rows);
-      const scalar_t* upstream = grad.at(image, tasks.token(i));
-      scalar_t* to = dx.at(image, tasks.token(i));
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t c = block * width;
-        const int count = valid<scalar_t>(tasks, block);
-        const V* taps = filter.taps.data() + (block - first) * W;
-        V* dsum = latest.data() + (block - first) * W;
-        scalar_t* dtap = sums + block * (W + 1) * width;
-        const auto total = convolve<scalar_t, W>(rows, taps, c, count, filter.bias[block - first]);
-        for (int back = W - 1; back > 0; --back) dsum[back] = dsum[back - 1];
-        dsum[0] = silu<scalar_t>(total).slope * load(upstream + c, count);
-        const V input = load(rows[0] + c, count);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t c = block * width;
+      const int count = valid<scalar_t>(tasks, block);
+      const Filter<scalar_t, W> filter(tasks, weight, bias, c, count);
+      const auto input = [&](int64_t i) { return i < 0 ? V{} : load(x.at(image, tasks.token(i)) + c, count); };
+      // From the last token to the first: what it sees, and the gradients of the sums of those that see it.
+      Window<scalar_t, W> window, dsums;
+      for (int back = 1; back < W; ++back) window.seen[back - 1] = input(tasks.length - back);
+      V dtap[W] = {}, dbias{};
+      for (int64_t i = tasks.length - 1; i >= 0; --i) {
+        window.seen[W - 1] = input(i - (W - 1));
+        dsums.push(silu<scalar_t>(filter(window)).slope * load(grad.at(image, tasks.token(i)) + c, count));
         V gradient{};
         for (int back = 0; back < W; ++back) {
-          const int tap = W - 1 - back;
-          gradient += taps[tap] * dsum[back];
-          store(dtap + tap * width, load(dtap + tap * width) + input * dsum[back]);
+          gradient += filter.taps[back] * dsums.seen[back];
+          dtap[back] += window.seen[0] * dsums.seen[back];
         }
-        store(dtap + W * width, load(dtap + W * width) + dsum[0]);
-        store(to + c, gradient, count);
+        dbias += dsums.seen[0];
+        store(dx.at(image, tasks.token(i)) + c, gradient, count);
+        for (int back = 0; back < W - 1; ++back) window.seen[back] = window.seen[back + 1];
       }
+      scalar_t* sums = dtaps + (at::get_thread_num() * tasks.blocks + block) * (W + 1) * width;
+      for (int back = 0; back < W; ++back) {
+        scalar_t* to = sums + (W - 1 - back) * width;
+        store(to, load(to) + dtap[back]);
+      }
+      store(sums + W * width, load(sums + W * width) + dbias);
     }
   });
 }

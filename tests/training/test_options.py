@@ -133,18 +133,22 @@ def test_other_processes_keep_quiet(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
-def test_an_error_of_one_process_alone_says_which_it_is(capsys, monkeypatch, variable):
+@pytest.mark.parametrize(("rank", "local"), [("RANK", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_LOCALID")])
+@pytest.mark.parametrize(
+    ("place", "spoken"),
+    [((0, 0), ["all", "machine", "one"]), ((1, 1), ["one"]), ((4, 0), ["machine", "one"])],
+)
+def test_an_error_is_said_once_by_those_who_meet_it(capsys, monkeypatch, rank, local, place, spoken):
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setenv(variable, "1")
-    with pytest.raises(SystemExit) as exit_:
-        fail("no data", code=1, alike=False)
-    assert exit_.value.code == 1
-    assert capsys.readouterr().err == "main.py: error: rank 1: no data\n"
-    monkeypatch.setenv(variable, "0")
-    with pytest.raises(SystemExit):
-        fail("no data", alike=False)
-    assert capsys.readouterr().err == "main.py: error: no data\n"
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv(rank, str(place[0]))
+    monkeypatch.setenv(local, str(place[1]))
+    for met_by in ("all", "machine", "one"):
+        with pytest.raises(SystemExit) as exit_:
+            fail("no data", code=1, met_by=met_by)
+        assert exit_.value.code == 1
+        who = f"rank {place[0]}: " if place[0] else ""
+        assert capsys.readouterr().err == (f"main.py: error: {who}no data\n" if met_by in spoken else "")
 
 
 def test_odd_batches_are_fine_without_mixing():
