@@ -18,7 +18,7 @@ namespace vim {
 namespace {
 
 constexpr int kChunk = 32;   // tokens
-constexpr int kStates = 4;   // states in registers at a time
+constexpr int kStates = 2;   // states in registers at a time
 
 template <typename scalar_t, int S>
 VIM_INLINE void scan_chunk(
