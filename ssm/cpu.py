@@ -44,7 +44,7 @@ def selective_scan(
     return torch.ops.vim.selective_scan(*inputs, reverse, keep_states)[0].to(u.dtype)
 
 
-CHUNK = 32  # tokens between kept states, as in csrc/scan.cpp
+CHUNK = 33  # tokens between kept states, as in csrc/scan.cpp
 
 
 def _register() -> None:

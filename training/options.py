@@ -4,10 +4,12 @@ import argparse
 import difflib
 import os
 import sys
+import time
 from typing import NoReturn
 
 DEFAULT_MODEL = "vim_pico_patch2_8"
 AMP_DTYPES = ("bfloat16", "float16")
+SECONDS_TO_SPEAK = 15
 INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedules that come to an end
 
@@ -25,6 +27,9 @@ def fail(message: object, *, code: int = 2, met_by: str = "all") -> NoReturn:
     if rank == 0 or met_by == "one" or (met_by == "machine" and local_rank == 0):
         who = f"rank {rank}: " if rank else ""
         print(f"main.py: error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    else:
+        # A launcher ends all processes when one exits: the one that speaks must have had the time to.
+        time.sleep(SECONDS_TO_SPEAK)
     sys.exit(code)
 
 

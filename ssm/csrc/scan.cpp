@@ -17,7 +17,7 @@
 namespace vim {
 namespace {
 
-constexpr int kChunk = 32;   // tokens
+constexpr int kChunk = 33;  // tokens; 65 and 197, of square grids with a class token, then leave no rest of one or five
 constexpr int kStates = 2;   // states in registers at a time
 
 template <typename scalar_t, int S>

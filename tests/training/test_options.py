@@ -168,3 +168,15 @@ def test_help_has_groups_and_a_line_for_every_flag(capsys):
     for group in ("model:", "token fusion:", "data:", "augmentation:", "optimizer:", "learning rate:", "run:"):
         assert group in text
     assert all(action.help for action in get_args_parser()._actions)
+
+
+def test_quiet_processes_leave_the_time_to_speak(monkeypatch):
+    """A launcher ends all processes when one exits, also the one that was about to say why."""
+    waited = []
+    monkeypatch.setattr("training.options.SECONDS_TO_SPEAK", 7)
+    monkeypatch.setattr("training.options.time.sleep", waited.append)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit):
+            fail("no data")
+    assert waited == [7]
