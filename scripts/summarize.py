@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from training.logbook import read_log
+
 COLUMNS = ("run", "strategy", "epochs", "top-1 %", "s / epoch", "peak MB", "training MB", "tokens at the end")
 
 
@@ -19,8 +22,8 @@ def summarize(run: Path) -> tuple[str, ...]:
     """One row of the table for one output directory; ValueError if no epoch is finished there."""
     try:
         settings = json.loads((run / "args.json").read_text())
-        epochs = [json.loads(line) for line in (run / "log.txt").read_text().splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
+        epochs = read_log(run / "log.txt")
+    except (OSError, ValueError) as error:
         raise ValueError(f"{run}: no run to read ({error})") from None
     if not epochs:
         raise ValueError(f"{run}: no epoch is finished yet")

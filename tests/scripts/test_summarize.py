@@ -16,6 +16,7 @@ def write_run(folder, strategy, tokens, accuracies, epochs=2):
     with open(folder / "log.txt", "w") as log:
         for i, accuracy in enumerate(accuracies):
             line = {
+                "epoch": i,
                 "test_acc1": accuracy,
                 "train_seconds": 3.0 + i,
                 "peak_memory_mb": 900 + i,
@@ -49,3 +50,12 @@ def test_no_run_is_one_line(tmp_path):
     assert code == 1
     assert len(err.splitlines()) == 1
     assert str(tmp_path) in err
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    write_run(tmp_path / "running", "no", [17, 17], [80.0], epochs=4)
+    with open(tmp_path / "running" / "log.txt", "a") as log:
+        log.write('{"epoch": 1, "test_acc')
+    code, out, err = summarize(tmp_path / "running")
+    assert code == 0, err
+    assert cells(out.splitlines()[-1])[:4] == ["running", "no", "1 of 4", "80.00"]
