@@ -258,8 +258,7 @@ class VisionMamba(nn.Module):
         tokens = self._embed(x)
         for block in self.layers:
             tokens = self._run(block, tokens)
-        features = self.norm_f(tokens.residual + self.drop_path(tokens.hidden))
-        return _class_tokens_first(features, tokens.cls_index)
+        return self._finish(tokens)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens of forward_features to logits, or with pre_logits to what the head would see."""
@@ -310,8 +309,7 @@ class VisionMamba(nn.Module):
                 intermediates.append((patches, prefix) if return_prefix_tokens else patches)
         if intermediates_only:
             return intermediates
-        features = self.norm_f(tokens.residual + self.drop_path(tokens.hidden))
-        return _class_tokens_first(features, tokens.cls_index), intermediates
+        return self._finish(tokens), intermediates
 
     # the steps
 
@@ -333,6 +331,11 @@ class VisionMamba(nn.Module):
 
     def _run(self, block: Block, tokens: Tokens) -> Tokens:
         return checkpoint(block, tokens) if self.grad_checkpointing and self.training else block(tokens)
+
+    def _finish(self, tokens: Tokens) -> Tensor:
+        """What leaves the last layer to normalised features, class tokens first."""
+        features = self.norm_f(tokens.residual + self.drop_path(tokens.hidden))
+        return _class_tokens_first(features, tokens.cls_index)
 
     def _pool(self, x: Tensor) -> Tensor:
         K = self.num_prefix_tokens
@@ -392,15 +395,15 @@ def resize_pos_embed(
 
 # Published name -> ours. The published mixer holds both directions side by side, the backward one marked by _b.
 _PUBLISHED_NAMES = {
-    f"{published}{mark}{ending}": f"{branch}.{published}{ours_ending}"
+    f"{module}{mark}{parameter}": f"{branch}.{module}{parameter}"
     for mark, branch in (("", "forward_ssm"), ("_b", "backward_ssm"))
-    for published, ending, ours_ending in (
-        ("conv1d", ".weight", ".weight"),
-        ("conv1d", ".bias", ".bias"),
-        ("x_proj", ".weight", ".weight"),
-        ("dt_proj", ".weight", ".weight"),
-        ("dt_proj", ".bias", ".bias"),
-        ("D", "", ""),
+    for module, parameter in (
+        ("conv1d", ".weight"),
+        ("conv1d", ".bias"),
+        ("x_proj", ".weight"),
+        ("dt_proj", ".weight"),
+        ("dt_proj", ".bias"),
+        ("D", ""),
     )
 } | {"A_log": "forward_ssm.A_log", "A_b_log": "backward_ssm.A_log"}
 
