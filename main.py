@@ -180,6 +180,9 @@ def build_state(args: argparse.Namespace, world: World, model: VisionMamba, save
 
 def build_optimizer(args: argparse.Namespace, model: VisionMamba) -> torch.optim.Optimizer:
     """The optimizer that flags ask for, which spares from weight decay what the model says."""
+    own = {"betas": tuple(args.opt_betas)} if args.opt_betas else {}
+    if get_optimizer_info(args.opt.lower()).opt_class in (torch.optim.Adam, torch.optim.AdamW):
+        own["fused"] = True  # one pass over the weights instead of one for each of its terms
     try:
         return create_optimizer_v2(
             model,
@@ -188,7 +191,7 @@ def build_optimizer(args: argparse.Namespace, model: VisionMamba) -> torch.optim
             weight_decay=args.weight_decay,
             momentum=args.momentum,
             eps=args.opt_eps,
-            **({"betas": tuple(args.opt_betas)} if args.opt_betas else {}),
+            **own,
         )
     except Exception as error:  # each optimizer has its own ways to fail
         raise ValueError(f"--opt {args.opt}: {str(error) or type(error).__name__}") from error

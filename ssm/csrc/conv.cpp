@@ -52,6 +52,7 @@ void forward(
       const Filter<scalar_t, W> filter(tasks, weight, bias, c, count);
       Window<scalar_t, W> window;
       for (int64_t i = 0; i < tasks.length; ++i) {
+        x.prefetch(image, tasks.token(i), c + Simd<scalar_t>::width);
         window.push(load(x.at(image, tasks.token(i)) + c, count));
         store(out.at(image, tasks.token(i)) + c, silu<scalar_t>(filter(window)).value, count);
       }
@@ -76,6 +77,8 @@ void backward(
       for (int back = 1; back < W; ++back) window.seen[back - 1] = input(tasks.length - back);
       V dtap[W] = {}, dbias{};
       for (int64_t i = tasks.length - 1; i >= 0; --i) {
+        x.prefetch(image, tasks.token(i), c + width);
+        grad.prefetch(image, tasks.token(i), c + width);
         window.seen[W - 1] = input(i - (W - 1));
         dsums.push(silu<scalar_t>(filter(window)).slope * load(grad.at(image, tasks.token(i)) + c, count));
         V gradient{};

@@ -20,6 +20,14 @@ namespace {
 constexpr int kChunk = 33;  // tokens; 65 and 197, of square grids with a class token, then leave no rest of one or five
 constexpr int kStates = 2;   // states in registers at a time
 
+// The largest step for which all of a channel's decays are finite. Without positive A, which lets states grow, any is.
+template <typename scalar_t>
+VIM_INLINE Vec<scalar_t> step_limit(const std::vector<Vec<scalar_t>>& A) {
+  Vec<scalar_t> growth{};
+  for (const auto& a : A) growth = max(growth, a);
+  return scalar_t(kMaxExponent) / growth;
+}
+
 template <typename scalar_t, int S>
 VIM_INLINE void scan_chunk(
     int tokens, const Vec<scalar_t>* dt, const Vec<scalar_t>* dtu, const scalar_t* const* B, const scalar_t* const* C,
@@ -48,18 +56,20 @@ void forward(
   for_each_task(tasks, [&](int64_t image, int64_t, int64_t first, int64_t last) {
     V dt[kChunk], dtu[kChunk], y[kChunk];
     const scalar_t *Bs[kChunk], *Cs[kChunk];
-    std::vector<V> h(N), decay(N);
-    for (int64_t block = first; block < last; ++block) {
-      const int64_t c = block * width;
-      const int count = valid<scalar_t>(tasks, block);
-      for (int64_t n = 0; n < N; ++n) {
-        decay[n] = load(A + n * tasks.channels + c, count) * scalar_t(kLog2E);
-        h[n] = V{};
+    std::vector<V> carried((last - first) * N), decay(N);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t start = chunk * kChunk;
+      const int tokens = static_cast<int>(std::min<int64_t>(kChunk, tasks.length - start));
+      for (int i = 0; i < tokens; ++i) {
+        Bs[i] = B.at(image, tasks.token(start + i));
+        Cs[i] = C.at(image, tasks.token(start + i));
       }
-      const V skip = load(D + c, count), bias = load(delta_bias + c, count);
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        const int64_t start = chunk * kChunk;
-        const int tokens = static_cast<int>(std::min<int64_t>(kChunk, tasks.length - start));
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t c = block * width;
+        const int count = valid<scalar_t>(tasks, block);
+        V* h = carried.data() + (block - first) * N;
+        for (int64_t n = 0; n < N; ++n) decay[n] = load(A + n * tasks.channels + c, count) * scalar_t(kLog2E);
+        const V skip = load(D + c, count), bias = load(delta_bias + c, count), limit = step_limit<scalar_t>(decay);
         if (states) {
           scalar_t* to = states + ((image * chunks + chunk) * N) * tasks.channels + c;
           for (int64_t n = 0; n < N; ++n) store(to + n * tasks.channels, h[n], count);
@@ -67,17 +77,15 @@ void forward(
         for (int i = 0; i < tokens; ++i) {
           const int64_t t = tasks.token(start + i);
           const V input = load(u.at(image, t) + c, count);
-          dt[i] = softplus<scalar_t>(load(delta.at(image, t) + c, count) + bias).value;
+          dt[i] = min(limit, softplus<scalar_t>(load(delta.at(image, t) + c, count) + bias).value);
           dtu[i] = dt[i] * input;
           y[i] = skip * input;
-          Bs[i] = B.at(image, t);
-          Cs[i] = C.at(image, t);
         }
         int64_t n = 0;
         for (; n + kStates <= N; n += kStates) {
-          scan_chunk<scalar_t, kStates>(tokens, dt, dtu, Bs, Cs, decay.data(), h.data(), y, n);
+          scan_chunk<scalar_t, kStates>(tokens, dt, dtu, Bs, Cs, decay.data(), h, y, n);
         }
-        for (; n < N; ++n) scan_chunk<scalar_t, 1>(tokens, dt, dtu, Bs, Cs, decay.data(), h.data(), y, n);
+        for (; n < N; ++n) scan_chunk<scalar_t, 1>(tokens, dt, dtu, Bs, Cs, decay.data(), h, y, n);
         for (int i = 0; i < tokens; ++i) {
           const int64_t t = tasks.token(start + i);
           const V gate = silu<scalar_t>(load(z.at(image, t) + c, count)).value;
@@ -88,7 +96,7 @@ void forward(
   });
 }
 
-// What a chunk's backward pass reads and adds to; arrays over tokens, or [token, state] for dB and dC.
+// What a chunk's backward pass reads and adds to; arrays over tokens, or [state, token] for dB and dC.
 template <typename scalar_t>
 struct Chunk {
   using V = Vec<scalar_t>;
@@ -101,7 +109,7 @@ struct Chunk {
 template <typename scalar_t, int S>
 VIM_INLINE void scan_chunk_backward(
     Chunk<scalar_t>& chunk, const Vec<scalar_t>* A, const Vec<scalar_t>* start, Vec<scalar_t>* dh, Vec<scalar_t>* dA,
-    Vec<scalar_t>* dB, Vec<scalar_t>* dC, int64_t N, int64_t n) {
+    Half<scalar_t>* dB, Half<scalar_t>* dC, int64_t n) {
   using V = Vec<scalar_t>;
   V h[kChunk + 1][S], decay[kChunk][S];
   V a[S], gradient[S], gradient_A[S];
@@ -125,8 +133,8 @@ VIM_INLINE void scan_chunk_backward(
     V ddt = chunk.ddt[i], ddtu = chunk.ddtu[i];
     for (int s = 0; s < S; ++s) {
       gradient[s] += dy * chunk.C[i][n + s];
-      dC[i * N + n + s] += dy * h[i + 1][s];
-      dB[i * N + n + s] += gradient[s] * dtu;
+      dC[(n + s) * kChunk + i] += fold<scalar_t>(dy * h[i + 1][s]);
+      dB[(n + s) * kChunk + i] += fold<scalar_t>(gradient[s] * dtu);
       ddtu += gradient[s] * chunk.B[i][n + s];
       gradient[s] *= decay[i][s];
       const V exponent = gradient[s] * h[i][s];  // gradient of dt * A
@@ -162,12 +170,13 @@ void backward(
   for_each_task(tasks, [&](int64_t image, int64_t group, int64_t first, int64_t last) {
     const int64_t thread = at::get_thread_num() * tasks.blocks;
     Chunk<scalar_t> chunk;
-    std::vector<V> dh((last - first) * N), dB(kChunk * N), dC(kChunk * N), decay(N), start(N), dA(N);
+    std::vector<Half<scalar_t>> dB(kChunk * N), dC(kChunk * N);
+    std::vector<V> dh((last - first) * N), decay(N), start(N), dA(N);
     for (int64_t k = chunks - 1; k >= 0; --k) {
       const int64_t begin = k * kChunk;
       chunk.tokens = static_cast<int>(std::min<int64_t>(kChunk, tasks.length - begin));
-      std::fill(dB.begin(), dB.end(), V{});
-      std::fill(dC.begin(), dC.end(), V{});
+      std::fill(dB.begin(), dB.end(), Half<scalar_t>{});
+      std::fill(dC.begin(), dC.end(), Half<scalar_t>{});
       for (int i = 0; i < chunk.tokens; ++i) {
         chunk.B[i] = B.at(image, tasks.token(begin + i));
         chunk.C[i] = C.at(image, tasks.token(begin + i));
@@ -183,15 +192,16 @@ void backward(
           start[n] = load(saved + n * tasks.channels, count);
           dA[n] = load(sum_A + n * width);
         }
+        const V limit = step_limit<scalar_t>(decay);
         for (int i = 0; i < chunk.tokens; ++i) {
           const int64_t t = tasks.token(begin + i);
           const auto step = softplus<scalar_t>(load(delta.at(image, t) + c, count) + bias);
           const auto gate = silu<scalar_t>(load(z.at(image, t) + c, count));
           const V upstream = load(grad.at(image, t) + c, count);
           chunk.input[i] = load(u.at(image, t) + c, count);
-          chunk.dt[i] = step.value;
+          chunk.dt[i] = min(limit, step.value);
           chunk.sigmoid[i] = step.slope;
-          chunk.dtu[i] = step.value * chunk.input[i];
+          chunk.dtu[i] = chunk.dt[i] * chunk.input[i];
           chunk.y[i] = skip * chunk.input[i];
           chunk.dy[i] = upstream * gate.value;
           chunk.dz[i] = upstream * gate.slope;
@@ -201,11 +211,11 @@ void backward(
         int64_t n = 0;
         for (; n + kStates <= N; n += kStates) {
           scan_chunk_backward<scalar_t, kStates>(
-              chunk, decay.data(), start.data(), carried, dA.data(), dB.data(), dC.data(), N, n);
+              chunk, decay.data(), start.data(), carried, dA.data(), dB.data(), dC.data(), n);
         }
         for (; n < N; ++n) {
           scan_chunk_backward<scalar_t, 1>(
-              chunk, decay.data(), start.data(), carried, dA.data(), dB.data(), dC.data(), N, n);
+              chunk, decay.data(), start.data(), carried, dA.data(), dB.data(), dC.data(), n);
         }
         for (n = 0; n < N; ++n) store(sum_A + n * width, dA[n]);
         scalar_t *sum_D = to.D + (thread + block) * width, *sum_bias = to.delta_bias + (thread + block) * width;
@@ -226,8 +236,8 @@ void backward(
       for (int i = 0; i < chunk.tokens; ++i) {
         const int64_t row = ((group * tasks.images + image) * tasks.length + tasks.token(begin + i)) * N;
         for (int64_t n = 0; n < N; ++n) {
-          to.B[row + n] = sum<scalar_t>(dB[i * N + n]);
-          to.C[row + n] = sum<scalar_t>(dC[i * N + n]);
+          to.B[row + n] = sum<scalar_t>(dB[n * kChunk + i]);
+          to.C[row + n] = sum<scalar_t>(dC[n * kChunk + i]);
         }
       }
     }

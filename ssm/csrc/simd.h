@@ -17,6 +17,7 @@ template <>
 struct Simd<float> {
   static constexpr int width = 16;
   typedef float vec __attribute__((vector_size(64)));
+  typedef float half __attribute__((vector_size(32)));
   typedef int32_t bits __attribute__((vector_size(64)));
 };
 
@@ -24,11 +25,15 @@ template <>
 struct Simd<double> {
   static constexpr int width = 8;
   typedef double vec __attribute__((vector_size(64)));
+  typedef double half __attribute__((vector_size(32)));
   typedef int64_t bits __attribute__((vector_size(64)));
 };
 
 template <typename scalar_t>
 using Vec = typename Simd<scalar_t>::vec;
+
+template <typename scalar_t>
+using Half = typename Simd<scalar_t>::half;
 
 #define VIM_INLINE inline __attribute__((always_inline))
 
@@ -58,16 +63,20 @@ VIM_INLINE void store(scalar_t* to, Vec<scalar_t> value, int count = Simd<scalar
   }
 }
 
+// Half as many channels with the same sum: what is only summed in the end needs half the room until then.
+template <typename scalar_t>
+VIM_INLINE Half<scalar_t> fold(Vec<scalar_t> value) {
+  Half<scalar_t> halves[2];
+  std::memcpy(halves, &value, sizeof(value));
+  return halves[0] + halves[1];
+}
+
 // All channels' sum, by halves: one after the other would wait for each addition.
 template <typename scalar_t>
-VIM_INLINE scalar_t sum(Vec<scalar_t> value) {
-  typedef scalar_t half_t __attribute__((vector_size(32)));
+VIM_INLINE scalar_t sum(Half<scalar_t> value) {
   typedef scalar_t quarter_t __attribute__((vector_size(16)));
-  half_t halves[2];
-  std::memcpy(halves, &value, sizeof(value));
-  const half_t half = halves[0] + halves[1];
   quarter_t quarters[2];
-  std::memcpy(quarters, &half, sizeof(half));
+  std::memcpy(quarters, &value, sizeof(value));
   const quarter_t quarter = quarters[0] + quarters[1];
   scalar_t total = 0;
   for (size_t i = 0; i < 16 / sizeof(scalar_t); ++i) total += quarter[i];
@@ -86,20 +95,21 @@ VIM_INLINE V max(V bound, V value) {
 }
 
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
+constexpr int kMaxExponent = 127;  // of a finite fp32
 
-// 2^x to about one unit in the last place: x = n + r, 2^r by its Taylor series, 2^n through the exponent's bits.
+// 2^x to about one unit in the last place, for x below 128: x = n + r, 2^r by the polynomial of least relative error
+// (with 1 at 0, so that no decay stays none), 2^n through the exponent's bits.
 VIM_INLINE Vec<float> exp2(Vec<float> x) {
   using bits = Simd<float>::bits;
-  x = min(splat(127.0f), max(splat(-126.0f), x));
+  x = max(splat(-126.0f), x);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
   const Vec<float> shifted = x + magic;
   const Vec<float> r = x - (shifted - magic);
-  Vec<float> p = splat(1.5403530e-4f);
-  p = p * r + 1.3333558e-3f;
-  p = p * r + 9.6181291e-3f;
-  p = p * r + 5.5504109e-2f;
-  p = p * r + 2.4022651e-1f;
-  p = p * r + 6.9314718e-1f;
+  Vec<float> p = splat(1.3264728e-3f);
+  p = p * r + 9.6715126e-3f;
+  p = p * r + 5.5507337e-2f;
+  p = p * r + 2.4022242e-1f;
+  p = p * r + 6.9314698e-1f;
   p = p * r + 1.0f;
   // The whole number stands in the low bits of `shifted`; moved to the exponent it multiplies p by 2^n.
   bits exponent, result;
@@ -118,21 +128,21 @@ VIM_INLINE Vec<double> exp2(Vec<double> x) {
 
 template <typename scalar_t>
 VIM_INLINE Vec<scalar_t> exp(Vec<scalar_t> x) {
-  return exp2(x * scalar_t(kLog2E));
+  return exp2(min(splat<scalar_t>(kMaxExponent), x * scalar_t(kLog2E)));
 }
 
-// log(1 + t) for t in [0, 1]: 2 atanh(t / (2 + t)), whose series keeps the precision of small t.
+// log(1 + t) for t in [0, 1]: t times the polynomial of least relative error, which keeps the precision of small t.
 VIM_INLINE Vec<float> log1p_unit(Vec<float> t) {
-  const Vec<float> s = t / (t + 2.0f);
-  const Vec<float> q = s * s;
-  Vec<float> p = splat(1.0f / 15);
-  p = p * q + 1.0f / 13;
-  p = p * q + 1.0f / 11;
-  p = p * q + 1.0f / 9;
-  p = p * q + 1.0f / 7;
-  p = p * q + 1.0f / 5;
-  p = p * q + 1.0f / 3;
-  return 2.0f * (s + s * q * p);
+  Vec<float> p = splat(5.3648166e-3f);
+  p = p * t - 3.0065764e-2f;
+  p = p * t + 7.9204492e-2f;
+  p = p * t - 1.3753799e-1f;
+  p = p * t + 1.9153653e-1f;
+  p = p * t - 2.4857163e-1f;
+  p = p * t + 3.3321324e-1f;
+  p = p * t - 4.9999648e-1f;
+  p = p * t + 1.0f;
+  return p * t;
 }
 
 VIM_INLINE Vec<double> log1p_unit(Vec<double> t) {

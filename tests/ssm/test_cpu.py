@@ -117,6 +117,20 @@ def test_extreme_steps_stay_finite():
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-4)
 
 
+def test_states_may_grow():
+    """A is negative in the model; the operation takes any, up to the growth that fp32 holds."""
+    inputs = dict(zip(NAMES, scan_inputs(2, 3, 20, 3), strict=True))
+    inputs["A"] = torch.linspace(-5.0, 9.0, 60).view(20, 3).requires_grad_()
+    upstream = torch.randn(2, 3, 20)
+    out, gradients = run(cpu.selective_scan, list(inputs.values()), upstream, False)
+    expected, expected_gradients = run(reference.selective_scan, list(inputs.values()), upstream, False)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-4)
+    inputs["A"] = inputs["A"].detach() * 1e4
+    out = cpu.selective_scan(**inputs)
+    assert not (out[:, -1, -1].abs() < 1e30).any()  # what overflows is huge or not finite, never a small number
+
+
 @pytest.mark.parametrize(("name", "bad"), [*((name, float("nan")) for name in NAMES), ("u", float("inf"))])
 def test_what_is_not_finite_shows_where_it_does_in_the_reference(name, bad):
     inputs = dict(zip(NAMES, scan_inputs(2, 40, 24, 4), strict=True))
