@@ -1,7 +1,7 @@
 // Causal depthwise convolution and SiLU, forward and backward, on channels-last tensors.
 //
-// Sixteen channels run through all tokens with what they need in registers. Nothing is kept for the backward pass: the
-// sum before the SiLU is computed again.
+// A register of channels runs through all tokens with what they need. Nothing is kept for the backward pass: the sum
+// before the SiLU is computed again.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -25,7 +25,7 @@ struct Window {
   }
 };
 
-// The filter of sixteen channels: tap 0 multiplies the token itself, tap W - 1 the oldest it sees.
+// The filter of some channels: tap 0 multiplies the token itself, tap W - 1 the oldest it sees.
 template <typename scalar_t, int W>
 struct Filter {
   Vec<scalar_t> taps[W], bias;

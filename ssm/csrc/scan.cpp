@@ -1,9 +1,9 @@
 // Selective scan, forward and backward, on channels-last tensors.
 //
-// A task is one image and a range of channels, 16 of which run side by side. Tokens go by in chunks: what depends on
-// the token alone is computed once for a chunk, then a few states at a time pass through it in registers. Forward
-// keeps the states at the chunks' starts; backward computes those inside a chunk again. A comes in times log2(e), so
-// that a power of two gives the decay.
+// A task is one image and a range of channels, of which a register's worth run side by side. Tokens go by in chunks:
+// what depends on the token alone is computed once for a chunk, then a few states at a time pass through it in registers.
+// Forward keeps the states at the chunks' starts; backward computes those inside a chunk again. A comes in times
+// log2(e), so that a power of two gives the decay.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -18,7 +18,7 @@ namespace vim {
 namespace {
 
 constexpr int kChunk = 33;  // tokens; 65 and 197, of square grids with a class token, then leave no rest of one or five
-constexpr int kStates = 2;   // states in registers at a time
+constexpr int kStates = 4;  // states in registers at a time
 
 // The largest step for which all of a channel's decays are finite. Without positive A, which lets states grow, any is.
 template <typename scalar_t>

@@ -1,5 +1,9 @@
-// Sixteen channels side by side: vectors of GCC and Clang, which become AVX-512, AVX2, NEON or whatever there is.
+// Channels side by side, as many as a register holds: vectors of GCC and Clang, for AVX-512, AVX2, NEON or what there is.
 #pragma once
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include <cmath>
 #include <cstdint>
@@ -7,26 +11,20 @@
 
 namespace vim {
 
-// Vectors wider than the processor's pass between inlined functions only, so their calling convention doesn't matter.
-#pragma GCC diagnostic ignored "-Wpsabi"
+// Bytes in a register. GCC keeps longer vectors in memory, and compares them channel by channel.
+#if defined(__AVX512F__)
+constexpr int kRegister = 64;
+#elif defined(__AVX__)
+constexpr int kRegister = 32;
+#else
+constexpr int kRegister = 16;
+#endif
 
 template <typename scalar_t>
-struct Simd;
-
-template <>
-struct Simd<float> {
-  static constexpr int width = 16;
-  typedef float vec __attribute__((vector_size(64)));
-  typedef float half __attribute__((vector_size(32)));
-  typedef int32_t bits __attribute__((vector_size(64)));
-};
-
-template <>
-struct Simd<double> {
-  static constexpr int width = 8;
-  typedef double vec __attribute__((vector_size(64)));
-  typedef double half __attribute__((vector_size(32)));
-  typedef int64_t bits __attribute__((vector_size(64)));
+struct Simd {
+  static constexpr int width = kRegister / sizeof(scalar_t);
+  typedef scalar_t vec __attribute__((vector_size(kRegister)));
+  typedef scalar_t half __attribute__((vector_size(kRegister / 2)));
 };
 
 template <typename scalar_t>
@@ -72,15 +70,18 @@ VIM_INLINE Half<scalar_t> fold(Vec<scalar_t> value) {
 }
 
 // All channels' sum, by halves: one after the other would wait for each addition.
-template <typename scalar_t>
-VIM_INLINE scalar_t sum(Half<scalar_t> value) {
-  typedef scalar_t quarter_t __attribute__((vector_size(16)));
-  quarter_t quarters[2];
-  std::memcpy(quarters, &value, sizeof(value));
-  const quarter_t quarter = quarters[0] + quarters[1];
-  scalar_t total = 0;
-  for (size_t i = 0; i < 16 / sizeof(scalar_t); ++i) total += quarter[i];
-  return total;
+template <typename scalar_t, int bytes = kRegister / 2, typename V>
+VIM_INLINE scalar_t sum(V value) {
+  if constexpr (bytes > 2 * sizeof(scalar_t)) {
+    typedef scalar_t half_t __attribute__((vector_size(bytes / 2)));
+    half_t halves[2];
+    std::memcpy(halves, &value, bytes);
+    return sum<scalar_t, bytes / 2>(halves[0] + halves[1]);
+  } else {
+    scalar_t total = 0;
+    for (size_t i = 0; i < bytes / sizeof(scalar_t); ++i) total += value[i];
+    return total;
+  }
 }
 
 // The value stands second: then one that is not a number stays so.
@@ -97,28 +98,38 @@ VIM_INLINE V max(V bound, V value) {
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 constexpr int kMaxExponent = 127;  // of a finite fp32
 
-// 2^x to about one unit in the last place, for x below 128: x = n + r, 2^r by the polynomial of least relative error
-// (with 1 at 0, so that no decay stays none), 2^n through the exponent's bits.
-VIM_INLINE Vec<float> exp2(Vec<float> x) {
-  using bits = Simd<float>::bits;
-  x = max(splat(-126.0f), x);
-  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  const Vec<float> shifted = x + magic;
-  const Vec<float> r = x - (shifted - magic);
+// 2^r for r in [-0.5, 0.5], to about one unit in the last place: the polynomial of least relative error that is 1 at 0,
+// so that no decay stays none.
+VIM_INLINE Vec<float> exp2_fraction(Vec<float> r) {
   Vec<float> p = splat(1.3264728e-3f);
   p = p * r + 9.6715126e-3f;
   p = p * r + 5.5507337e-2f;
   p = p * r + 2.4022242e-1f;
   p = p * r + 6.9314698e-1f;
-  p = p * r + 1.0f;
-  // The whole number stands in the low bits of `shifted`; moved to the exponent it multiplies p by 2^n.
-  bits exponent, result;
-  std::memcpy(&exponent, &shifted, sizeof(exponent));
-  std::memcpy(&result, &p, sizeof(result));
-  result += exponent << 23;
-  std::memcpy(&p, &result, sizeof(p));
-  return p;
+  return p * r + 1.0f;
 }
+
+// 2^x for x below 128: 2^(x - n) times 2^n, n the nearest whole number.
+#if defined(__AVX512F__)
+VIM_INLINE Vec<float> exp2(Vec<float> x) {
+  const Vec<float> n = (Vec<float>)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+  return (Vec<float>)_mm512_scalef_ps((__m512)exp2_fraction(x - n), (__m512)n);
+}
+#else
+VIM_INLINE Vec<float> exp2(Vec<float> x) {
+  x = max(splat(-126.0f), x);
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, which the low bits then hold
+  const Vec<float> shifted = x + magic;
+  Vec<float> result = exp2_fraction(x - (shifted - magic));
+  typedef int32_t bits_t __attribute__((vector_size(kRegister)));
+  bits_t n, bits;
+  std::memcpy(&n, &shifted, sizeof(n));
+  std::memcpy(&bits, &result, sizeof(bits));
+  bits += n << 23;  // n times more in the exponent
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+#endif
 
 // fp64 serves checks of gradients, so it may be slow.
 VIM_INLINE Vec<double> exp2(Vec<double> x) {
@@ -160,7 +171,7 @@ struct Activation {
 template <typename scalar_t>
 VIM_INLINE Activation<Vec<scalar_t>> softplus(Vec<scalar_t> x) {
   const Vec<scalar_t> zero{};
-  const Vec<scalar_t> t = exp<scalar_t>(x > zero ? -x : x);
+  const Vec<scalar_t> t = exp<scalar_t>(min(-x, x));
   const Vec<scalar_t> reciprocal = scalar_t(1) / (t + scalar_t(1));
   return {max(zero, x) + log1p_unit(t), x > zero ? reciprocal : t * reciprocal};
 }

@@ -12,12 +12,21 @@ from ssm import cpu
 ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
 PROGRAM = "from ssm import cpu; print(cpu.unavailable()); import torch; print(hasattr(torch.ops.vim, 'selective_scan'))"
+PROCESSOR = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+EXACTNESS = """
+import pytest
+from ssm import build, cpu
+build.FLAGS = ["-O3", "-march={}", "-fopenmp"]
+assert cpu.unavailable() is None
+code = pytest.main(["-q", "tests/ssm/test_cpu.py", "-k", "exact or finite"])
+print(int(code), "failed")
+"""
 
 
-def start(cache, **environment):
+def start(cache, program=PROGRAM, **environment):
     environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(cache)} | environment
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -48,6 +57,16 @@ def test_processes_share_one_build_which_is_kept_and_mended(tmp_path):
     lines, err = finish(start(tmp_path))
     assert lines == ["None", "True"]
     assert "compiling the C++ scan" in err
+
+
+@needs_compiler
+@pytest.mark.skipif("avx2" not in PROCESSOR, reason="the processor has no AVX2")
+@pytest.mark.parametrize("instructions", ["x86-64", "haswell"])
+def test_registers_of_other_processors_give_the_same_numbers(tmp_path, instructions):
+    """Of 16 and 32 bytes; this one's own may have 64."""
+    lines, err = finish(start(tmp_path, EXACTNESS.format(instructions)))
+    assert "compiling the C++ scan" in err
+    assert lines[-1].startswith("0 failed")
 
 
 def test_no_compiler_is_one_line(tmp_path):
