@@ -5,6 +5,7 @@ Two on a machine:   torchrun --nproc-per-node=2 main.py --data-set CIFAR --data-
 Two machines:       torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 main.py ...
 Fusing tokens:      python main.py --fusion-strategy upper --fusion-layer 3 --fusion-token 2
 A checkpoint:       python main.py --eval --resume output/checkpoint.pth
+Winning back:       python main.py --finetune output/checkpoint.pth --epochs 3 --fusion-strategy all --fusion-token 2
 """
 
 import argparse
@@ -12,8 +13,9 @@ import re
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from timm.data import Mixup
-from timm.models import create_model, list_models
+from timm.models import list_models
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler
 from timm.utils import random_seed
@@ -24,6 +26,7 @@ import datasets
 import fusion
 import ssm
 from engine import evaluate, train_one_epoch
+from fusion import pictures
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
 from training.distributed import World, init_world, launched, main_process_first, relaunch
@@ -31,6 +34,7 @@ from training.loaders import shared_out, test_loader, train_loader
 from training.logbook import Logbook, open_directory
 from training.losses import create_criterion
 from training.memory import PeakMemory
+from training.models import build_model, fuse, start_from
 from training.options import fail, nearest, parse_args
 from training.overview import describe_epoch, describe_evaluation, print_overview, versions
 from training.state import TrainingState, WeightAverage
@@ -44,7 +48,9 @@ def main(argv: list[str] | None = None) -> None:
             relaunch(args.world_size, args.dist_url)
         ssm.use_backend(args.scan_backend)
         random_seed(args.seed)  # the same weights on every process, and so the same averages of them
-        model = build_model(args)
+        model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
+        model.set_scan_recompute(args.scan_recompute)
+        args.token_counts = fuse(model, args)
     except (ValueError, OSError) as error:
         fail(error)
     try:
@@ -56,6 +62,8 @@ def main(argv: list[str] | None = None) -> None:
             open_directory(Path(args.output_dir), args.resume)
         train_set, test_set = build_data(args, world)
         model.reset_classifier(args.nb_classes)
+        args.flops = fusion.flops(model)
+        args.weights = start_from(model, args.finetune) if args.finetune else args.resume or "new"
         if saved is not None:
             saved = fit_weights(saved, model, args)
             model.load_state_dict(saved["model"])
@@ -110,18 +118,6 @@ def check_optimizer(args: argparse.Namespace) -> None:
         raise ValueError(f"--opt-betas: --opt {args.opt} takes {betas or 'no'} betas, not {len(args.opt_betas)}")
 
 
-def build_model(args: argparse.Namespace) -> VisionMamba:
-    """The model with its fusion plan; its own image size where none is asked for."""
-    image_size = {"img_size": args.input_size} if args.input_size else {}
-    model = create_model(args.model, drop_rate=args.drop, drop_path_rate=args.drop_path, **image_size)
-    model.set_scan_recompute(args.scan_recompute)
-    args.input_size = model.patch_embed.img_size
-    plan = fusion.plan(args.fusion_strategy, len(model.layers), args.fusion_layer, args.fusion_token)
-    fusion.inject(model, plan)
-    args.token_counts = fusion.token_counts(plan, model.pos_embed.shape[1])
-    return model
-
-
 def build_data(args: argparse.Namespace, world: World) -> tuple[Dataset | None, Dataset]:
     """Training images, unless they only evaluate, and test images; settles the number of classes.
 
@@ -166,6 +162,7 @@ def build_state(args: argparse.Namespace, world: World, model: VisionMamba, save
         optimizer=optimizer,
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(world.device.type) if autocast_dtype(args, world) == torch.float16 else None,
+        settings=dict(vars(args)),
         epoch=args.start_epoch,
     )
     if saved is not None:
@@ -259,6 +256,8 @@ def train(
         if logbook:
             logbook.write(record)
             save(state, Path(args.output_dir), best=state.best_acc1 == record["test_acc1"])
+            if args.log_images and (epoch + 1) % args.log_images == 0:
+                logbook.write_pictures(draw_first_image(state.model, test_batches, world), epoch)
         if world.is_main:
             print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
 
@@ -267,6 +266,12 @@ def set_epoch(loader: DataLoader, epoch: int) -> None:
     """Give the epoch its own order; streams have no sampler and order themselves."""
     ordered = loader.sampler if hasattr(loader.sampler, "set_epoch") else loader.dataset
     ordered.set_epoch(epoch)
+
+
+def draw_first_image(model: VisionMamba, test_batches: DataLoader, world: World) -> dict[str, Figure]:
+    """What fusion does to the first test image, as figures by name."""
+    images, _ = next(iter(test_batches))
+    return pictures.draw_all(model, images[0].to(world.device), pictures.three_depths(model))
 
 
 def save(state: TrainingState, output_dir: Path, best: bool) -> None:

@@ -2,11 +2,35 @@
 
     fusion.inject(model, fusion.plan("upper", depth=24, layer=4, tokens=8))
 
-`match` chooses the tokens, a plan says how many after each layer, `inject` puts both into a model.
+`match` chooses the tokens, a plan says how many after each layer, `inject` puts both into a model, a `Method` changes
+how they fuse. `trace` looks on, `flops` counts what is left to compute.
 """
 
+from fusion.cost import cost, flops
 from fusion.injection import TokenFusion, inject
 from fusion.matching import Matching, match
-from fusion.plans import STRATEGIES, format_counts, plan, token_counts
+from fusion.method import CHOICES, Method
+from fusion.plans import SCHEDULES, STRATEGIES, format_counts, parse_plan, plan, token_counts, total_to_keep
+from fusion.tracing import Trace, redundancy, similarity, trace
 
-__all__ = ["STRATEGIES", "Matching", "TokenFusion", "format_counts", "inject", "match", "plan", "token_counts"]
+__all__ = [
+    "CHOICES",
+    "SCHEDULES",
+    "STRATEGIES",
+    "Matching",
+    "Method",
+    "TokenFusion",
+    "Trace",
+    "cost",
+    "flops",
+    "format_counts",
+    "inject",
+    "match",
+    "parse_plan",
+    "plan",
+    "redundancy",
+    "similarity",
+    "token_counts",
+    "total_to_keep",
+    "trace",
+]

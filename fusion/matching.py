@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusion.method import Method
+
 
 @dataclass(frozen=True, eq=False)
 class Matching:
@@ -19,7 +21,8 @@ class Matching:
     Attributes:
         source: [B, r], positions of the tokens that vanish, the strongest match first.
         target: [B, r], positions of the tokens that take them in, pair by pair.
-        keep: [B, L - r], positions of the tokens that survive, ascending.
+        keep: [B, L - r], positions of the tokens that survive, in the order of the output: ascending, unless the
+            method's order is `concat`.
         index: [B, L], for every token its position after merging; a source has its target's.
         cls_index: [B, K], the class tokens' positions after merging, or None.
         count: [B, L - r], how many tokens went into each of the merged ones.
@@ -49,6 +52,10 @@ class Matching:
         total = self.group_sum(size)
         share = size / total.gather(1, self.index)  # exactly 1 for a token that fuses with no other
         return self.group_sum(x * share.unsqueeze(-1).to(x.dtype)), total
+
+    def prune(self, x: Tensor) -> Tensor:
+        """Drop the sources and leave the survivors as they are: [B, L, ...] -> [B, L - r, ...]."""
+        return x.flatten(0, 1).index_select(0, self.rows[0]).unflatten(0, self.keep.shape)
 
     def group_sum(self, x: Tensor) -> Tensor:
         """Add every source to its target: [B, L, ...] -> [B, L - r, ...].
@@ -83,17 +90,18 @@ class GroupSum(torch.autograd.Function):
 
 
 @torch.no_grad()
-def match(metric: Tensor, r: int, cls_index: Tensor | None = None) -> Matching:
+def match(metric: Tensor, r: int, cls_index: Tensor | None = None, method: Method = Method()) -> Matching:
     """Find in each image the r tokens that are most similar to another one, to be fused into it.
 
     Class tokens aside, the 1st, 3rd, 5th, ... token can vanish and the 2nd, 4th, 6th, ... can take others in. Each of
-    the former points at the latter it is most similar to, by cosine; the r most similar pairs fuse. No gradient
-    passes through the choice.
+    the former points at the latter it is most similar to; the r most similar pairs fuse. No gradient passes through
+    the choice.
 
     Args:
         metric: [B, L, D], what to compare tokens by. Compared in fp32 or better, under autocast too.
         r: tokens to fuse, clipped to half of the tokens that are not class tokens, rounded down.
         cls_index: [B, K], the class tokens' positions, all different, in any order; None for none.
+        method: its distance, order and match are used here.
 
     Raises:
         ValueError: r is negative.
@@ -103,10 +111,16 @@ def match(metric: Tensor, r: int, cls_index: Tensor | None = None) -> Matching:
     B, L, _ = metric.shape
     protected = torch.empty(B, 0, dtype=torch.long, device=metric.device) if cls_index is None else cls_index
     r = min(r, (L - protected.shape[1]) // 2)
-    patches = _positions_without(protected, L)
-    source, target = _most_similar_pairs(metric, patches[:, ::2], patches[:, 1::2], r)
+    patches = positions_without(protected, L)
+    a, b = patches[:, ::2], patches[:, 1::2]
+    if r == 0:
+        source = target = a[:, :0]
+        keep = positions_without(source, L)
+    else:
+        source, target, unmerged = _strongest_pairs(_similarity(metric, a, b, method), a, b, r)
+        survivors = torch.cat((unmerged, b), dim=1)
+        keep = positions_without(source, L) if method.order == "keep" else _put_back(protected, survivors, r)
 
-    keep = _positions_without(source, L)
     new_positions = torch.arange(L - r, device=metric.device).expand(B, -1)
     index = torch.empty(B, L, dtype=torch.long, device=metric.device).scatter_(1, keep, new_positions)
     target_index = index.gather(1, target)
@@ -117,19 +131,47 @@ def match(metric: Tensor, r: int, cls_index: Tensor | None = None) -> Matching:
     return Matching(source, target, keep, index, None if cls_index is None else index.gather(1, cls_index), count, rows)
 
 
-def _most_similar_pairs(metric: Tensor, a: Tensor, b: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """Return the r pairs [B, r] of a position from a [B, _] and one from b [B, _] that fuse, the most similar first."""
-    if r == 0:
-        return a[:, :0], b[:, :0]
+def _similarity(metric: Tensor, a: Tensor, b: Tensor, method: Method) -> Tensor:
+    """How similar each token at a [B, n] is to each at b [B, m]: [B, n, m], larger for more similar."""
+    if method.match == "random":
+        return torch.rand(*a.shape, b.shape[1], device=metric.device)
     with torch.autocast(metric.device.type, enabled=False):
-        unit = F.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
-        similarity, nearest = (_take(unit, a) @ _take(unit, b).mT).max(dim=-1)
-    chosen = similarity.argsort(dim=1, descending=True, stable=True)[:, :r]
-    return a.gather(1, chosen), b.gather(1, nearest.gather(1, chosen))
+        metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
+        if method.distance == "cosine":
+            unit = F.normalize(metric, dim=-1)
+            return _take(unit, a) @ _take(unit, b).mT
+        norm = {"l1": 1.0, "l2": 2.0}[method.distance]
+        # By products, as it would be for speed, the distance of two near tokens is lost to rounding.
+        return -torch.cdist(_take(metric, a), _take(metric, b), norm, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _positions_without(excluded: Tensor, length: int) -> Tensor:
-    """Return the positions below length that are not in excluded [B, n], ascending: [B, length - n]."""
+def _strongest_pairs(similarity: Tensor, a: Tensor, b: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose the r most similar pairs of a position from a [B, n] and one from b [B, m].
+
+    Returns:
+        Those from a and those from b [B, r], the most similar pair first, and what is left of a [B, n - r], the most
+        similar to anything first.
+    """
+    strongest, nearest = similarity.max(dim=-1)
+    by_strength = strongest.argsort(dim=1, descending=True, stable=True)
+    chosen, rest = by_strength[:, :r], by_strength[:, r:]
+    return a.gather(1, chosen), b.gather(1, nearest.gather(1, chosen)), a.gather(1, rest)
+
+
+def _put_back(protected: Tensor, others: Tensor, r: int) -> Tensor:
+    """Put the protected positions [B, K] between the others [B, n], each r places before where it stood, or first."""
+    B, K = protected.shape
+    length = others.shape[1] + K
+    ascending = protected.sort(dim=1).values
+    rank = torch.arange(K, device=protected.device)
+    # Those that would share a place stand side by side.
+    place = ((ascending - r).clamp(min=0) - rank).cummax(dim=1).values + rank
+    keep = torch.empty(B, length, dtype=torch.long, device=protected.device).scatter_(1, place, ascending)
+    return keep.scatter_(1, positions_without(place, length), others)
+
+
+def positions_without(excluded: Tensor, length: int) -> Tensor:
+    """Return the positions below length that are not in excluded [B, n], all different, ascending: [B, length - n]."""
     B, n = excluded.shape
     mask = torch.zeros(B, length, dtype=torch.uint8, device=excluded.device).scatter_(1, excluded, 1)
     return mask.argsort(dim=1, stable=True)[:, : length - n]  # unlike nonzero, never waits for a GPU

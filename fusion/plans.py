@@ -6,7 +6,7 @@ arXiv 2409.09808, section 3); any other tuple of the right length is as good a p
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 _FUSING_LAYERS = {
     "no": lambda depth, layer: range(0),
@@ -18,22 +18,62 @@ _FUSING_LAYERS = {
 }
 STRATEGIES = tuple(_FUSING_LAYERS)
 
+# Weight of a layer by its place among those that fuse, 0 for the first to 1 for the last (as ToMe, arXiv 2210.09461).
+_WEIGHTS = {
+    "constant": lambda place: 1.0,
+    "decreasing": lambda place: 1.0 - place,
+    "increasing": lambda place: place,
+}
+SCHEDULES = tuple(_WEIGHTS)
 
-def plan(strategy: str, depth: int, layer: int | None = None, tokens: int = 0) -> tuple[int, ...]:
+
+def plan(
+    strategy: str,
+    depth: int,
+    layer: int | None = None,
+    tokens: int = 0,
+    *,
+    total: int | None = None,
+    schedule: str = "constant",
+) -> tuple[int, ...]:
     """Make the plan of a strategy for a model of `depth` layers.
 
     Args:
         strategy: `no`; `all`, every layer; `interleaved` or `alternate`, layers 1, 3, 5, ...; `lower`, the layers
             below `layer`; `upper`, `layer` and those above it. Layers count from 0.
         layer: for `lower` (1 to depth) and `upper` (0 to depth - 1), and for these alone.
-        tokens: tokens to fuse after each of the strategy's layers; 0 for `no`.
+        tokens: tokens to fuse after each of the strategy's layers, on average where the schedule isn't constant; 0
+            for `no` or where a total is given.
+        total: tokens to fuse in all layers together, so that strategies compare at one budget.
+        schedule: how they are shared out over the strategy's layers: `constant`; `decreasing`, in a straight line from
+            twice the average to nothing; `increasing`, the other way round.
 
     Raises:
         ValueError: an unknown strategy, or one with a layer or a number of tokens that would change nothing.
     """
-    _check(strategy, depth, layer, tokens)
+    _check(strategy, depth, layer, tokens, total, schedule)
     fusing = _FUSING_LAYERS[strategy](depth, layer)
-    return tuple(tokens if i in fusing else 0 for i in range(depth))
+    total = tokens * len(fusing) if total is None else total
+    amounts = dict(zip(fusing, _share_out(total, len(fusing), schedule), strict=True))
+    return tuple(amounts.get(i, 0) for i in range(depth))
+
+
+def parse_plan(text: str, depth: int) -> tuple[int, ...]:
+    """Read a plan written as numbers between commas; ValueError unless there is one of at least 0 for each layer."""
+    try:
+        amounts = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"--fusion-plan must be whole numbers between commas, not {text!r}") from None
+    if len(amounts) != depth:
+        raise ValueError(f"--fusion-plan has {len(amounts)} numbers, the model {depth} layers")
+    if min(amounts) < 0:
+        raise ValueError(f"--fusion-plan must hold numbers of at least 0, not {min(amounts)}")
+    return amounts
+
+
+def total_to_keep(share: float, patches: int) -> int:
+    """How many tokens to fuse in all so that this share of the patches is left at the end, rounded to whole tokens."""
+    return patches - round(share * patches)
 
 
 def token_counts(plan: Sequence[int], length: int) -> tuple[int, ...]:
@@ -46,12 +86,31 @@ def format_counts(counts: Sequence[int]) -> str:
     return " ".join(map(str, counts))
 
 
-def _check(strategy: str, depth: int, layer: int | None, tokens: int) -> None:
+def _share_out(total: int, layers: int, schedule: str) -> list[int]:
+    """Share a total out by the schedule's weights; rounding the running sum keeps it whole."""
+    weights = [_WEIGHTS[schedule](i / max(layers - 1, 1)) for i in range(layers)]
+    whole = sum(weights) or 1.0
+    due = [round(total * part / whole) for part in accumulate(weights, initial=0.0)]
+    return [after - before for before, after in pairwise(due)]
+
+
+def _check(strategy: str, depth: int, layer: int | None, tokens: int, total: int | None, schedule: str) -> None:
     if strategy not in STRATEGIES:
         nearest = get_close_matches(strategy, STRATEGIES)
         hint = f" (did you mean {' or '.join(nearest)}?)" if nearest else ""
         raise ValueError(f"unknown --fusion-strategy {strategy}{hint}: choose from {', '.join(STRATEGIES)}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"--fusion-schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+    _check_layer(strategy, depth, layer)
+    _check_amount(strategy, tokens, total)
+    fusing = len(_FUSING_LAYERS[strategy](depth, layer))
+    if strategy != "no" and not fusing:
+        raise ValueError(f"--fusion-strategy {strategy} fuses after no layer of a model with {depth}")
+    if fusing < 2 and schedule != "constant":
+        raise ValueError(f"--fusion-schedule {schedule} has no effect where {fusing or 'no'} layer fuses")
 
+
+def _check_layer(strategy: str, depth: int, layer: int | None) -> None:
     bounds = {"lower": (1, depth), "upper": (0, depth - 1)}.get(strategy)
     if bounds is None and layer is not None:
         raise ValueError(f"--fusion-layer is for lower and upper: {strategy} has no use for it")
@@ -62,11 +121,16 @@ def _check(strategy: str, depth: int, layer: int | None, tokens: int) -> None:
         if not first <= layer <= last:
             raise ValueError(f"--fusion-layer of {strategy} must be {first} to {last} for {depth} layers, not {layer}")
 
-    if tokens < 0:
-        raise ValueError(f"--fusion-token must be at least 0, not {tokens}")
-    if strategy == "no" and tokens > 0:
-        raise ValueError(f"--fusion-token {tokens} fuses nothing under --fusion-strategy no: choose another strategy")
-    if strategy != "no" and tokens == 0:
-        raise ValueError(f"{strategy} fuses nothing without --fusion-token, the tokens to fuse after each layer")
-    if strategy != "no" and not _FUSING_LAYERS[strategy](depth, layer):
-        raise ValueError(f"--fusion-strategy {strategy} fuses after no layer of a model with {depth}")
+
+def _check_amount(strategy: str, tokens: int, total: int | None) -> None:
+    if tokens and total is not None:
+        raise ValueError("--fusion-token and --fusion-total exclude each other: tokens a layer, or in all layers")
+    flag, amount = ("--fusion-token", tokens) if total is None else ("--fusion-total", total)
+    if amount < 0:
+        raise ValueError(f"{flag} must be at least 0, not {amount}")
+    if strategy == "no" and amount > 0:
+        raise ValueError(f"{flag} {amount} fuses nothing under --fusion-strategy no: choose another strategy")
+    if strategy != "no" and amount == 0:
+        raise ValueError(
+            f"{strategy} fuses nothing without --fusion-token, the tokens to fuse after each layer, or --fusion-total"
+        )

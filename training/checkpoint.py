@@ -21,8 +21,12 @@ def save(path: Path, state: dict) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(path: str) -> dict:
+def load(path: str, flag: str = "--resume") -> dict:
     """Read a checkpoint of ours or a published one onto the CPU, as plain data: no code in it is run.
+
+    Args:
+        path: The file.
+        flag: What the user named it by, for errors to say.
 
     Returns:
         Its entries. `model` holds the weights, also where the file holds them bare; `model_ema` their average, if any.
@@ -31,21 +35,21 @@ def load(path: str) -> dict:
         ValueError: The file is missing, broken, or holds anything but tensors and plain data, or no weights.
     """
     if not Path(path).is_file():
-        raise ValueError(f"--resume {path}: no such file")
+        raise ValueError(f"{flag} {path}: no such file")
     try:
         # The published Vim files hold their command line as a Namespace, which is plain data too.
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises nearly everything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"--resume {path}: not a checkpoint of tensors and plain data ({reason})") from None
+        raise ValueError(f"{flag} {path}: not a checkpoint of tensors and plain data ({reason})") from None
     if not isinstance(state, dict):
-        raise ValueError(f"--resume {path}: holds a {type(state).__name__} instead of a checkpoint")
+        raise ValueError(f"{flag} {path}: holds a {type(state).__name__} instead of a checkpoint")
     if "model" not in state:
         state = {"model": state}
     for entry in ("model", "model_ema"):
         if not (_is_weights(state.get(entry)) or (entry == "model_ema" and state.get(entry) is None)):
-            raise ValueError(f"--resume {path}: its {entry} is no table of names and tensors")
+            raise ValueError(f"{flag} {path}: its {entry} is no table of names and tensors")
     return state
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -39,6 +40,12 @@ class Logbook:
             group, _, rest = name.partition("_")
             tag = f"{group}/{rest}" if group in ("train", "test") and rest else f"run/{name}"
             self.board.add_scalar(tag, numbers[name], epoch["epoch"])
+        self.board.flush()
+
+    def write_pictures(self, figures: dict[str, Figure], epoch: int) -> None:
+        """Add figures, by name, to what TensorBoard shows as images."""
+        for name, figure in figures.items():
+            self.board.add_figure(f"pictures/{name}", figure, epoch)
         self.board.flush()
 
 

@@ -5,7 +5,10 @@ import difflib
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import NoReturn
+
+import fusion
 
 DEFAULT_MODEL = "vim_pico_patch2_8"
 AMP_DTYPES = ("bfloat16", "float16")
@@ -14,19 +17,20 @@ INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "fami
 WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedules that come to an end
 
 
-def fail(message: object, *, code: int = 2, met_by: str = "all") -> NoReturn:
+def fail(message: object, *, code: int = 2, met_by: str = "all", program: str = "main.py") -> NoReturn:
     """End the program with one line.
 
     Args:
         message: What is wrong.
         code: The exit code.
+        program: What the user started.
         met_by: Who meets this error, so that it is said once: `all` processes, those of a `machine`, or `one` of them.
     """
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
     if rank == 0 or met_by == "one" or (met_by == "machine" and local_rank == 0):
         who = f"rank {rank}: " if rank else ""
-        print(f"main.py: error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+        print(f"{program}: error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
     else:
         # A launcher ends all processes when one exits: the one that speaks must have had the time to.
         time.sleep(SECONDS_TO_SPEAK)
@@ -60,7 +64,32 @@ class Parser(argparse.ArgumentParser):
         return registered.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else arg
 
     def error(self, message: str) -> NoReturn:
-        fail(f"{message} (see --help)")
+        fail(f"{message} (see --help)", program=self.prog)
+
+
+class ImageSize(argparse.Action):
+    """One number or two, height and width; kept as both."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if len(values) > 2:
+            parser.error(f"argument {option_string}: takes one number, or height and width")
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argparse.Namespace:
+    """Read a command line that goes before the settings of a run: what it doesn't say is as in that run.
+
+    Where it names another data set, strategy or plan, the flags around these have their defaults again.
+    """
+    unsaid = object()
+    args = parser.parse_args(argv, argparse.Namespace(**{action.dest: unsaid for action in parser._actions}))
+    said = {name for name, value in vars(args).items() if value is not unsaid}
+    leading = [("fusion_", {"fusion_strategy", "fusion_plan"}), ("data_", {"data_set"})]
+    fresh = tuple(prefix for prefix, names in leading if names & said)
+    for name in vars(args).keys() - said:
+        default = parser.get_default(name)
+        setattr(args, name, default if name.startswith(fresh) else settings.get(name, default))
+    return args
 
 
 def nearest(name: str, names) -> str:
@@ -94,44 +123,12 @@ share = _number(float, 0, 1)
 above_zero = _number(float, 0, above=True)
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    """The parser of main.py."""
-    parser = Parser(
-        "main.py",
-        description="Train Vision Mamba with token fusion. Words of a flag may be joined by - or _.",
-        allow_abbrev=False,
-        formatter_class=HelpFormatter,
-    )
-    switch = {"action": argparse.BooleanOptionalAction}
+_SWITCH = {"action": argparse.BooleanOptionalAction}
 
-    group = parser.add_argument_group("model")
-    add = group.add_argument
-    add("--model", default=DEFAULT_MODEL, metavar="NAME", help="a model of models_mamba.py")
-    add(
-        "--input-size",
-        type=positive,
-        nargs="+",
-        metavar="PX",
-        help="pixels: one number, or height and width; the model's own if not given",
-    )
-    add("--drop", type=share, default=0.0, metavar="P", help="dropout after the position embedding")
-    add("--drop-path", type=share, default=0.1, metavar="P", help="stochastic depth at the last layer")
-    add(
-        "--model-ema",
-        default=True,
-        help="keep, evaluate and save an exponential moving average of the weights",
-        **switch,
-    )
-    add(
-        "--model-ema-decay",
-        type=share,
-        default=0.99996,
-        metavar="D",
-        help="what the average keeps each step, once warmed up",
-    )
 
-    group = parser.add_argument_group("token fusion")
-    add = group.add_argument
+def add_fusion_flags(parser: argparse.ArgumentParser) -> None:
+    """The group of flags that say after which layers tokens fuse, how many, and how."""
+    add = parser.add_argument_group("token fusion").add_argument
     add(
         "--fusion-strategy",
         default="no",
@@ -145,9 +142,47 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="lower fuses below layer K, upper from layer K on; layers count from 0",
     )
     add("--fusion-token", type=int, default=0, metavar="R", help="tokens to fuse after each chosen layer")
+    add("--fusion-total", type=int, metavar="N", help="instead: tokens to fuse in all chosen layers together")
+    add("--fusion-keep", type=share, metavar="S", help="instead: share of the patches to leave at the end")
+    add(
+        "--fusion-schedule",
+        default="constant",
+        choices=fusion.SCHEDULES,
+        help="as many tokens in each chosen layer, or fewer and fewer, or more and more",
+    )
+    add("--fusion-plan", metavar="R,R,...", help="instead of all these: tokens to fuse after each layer, one by one")
+    add_fusion_method_flags(add)
 
-    group = parser.add_argument_group("data")
-    add = group.add_argument
+
+def add_fusion_method_flags(add: Callable) -> None:
+    """The flags that say how tokens fuse, whatever the layers."""
+    about = {
+        "average": "a fused token is the mean of its parts, or weighs them by the patches they stand for",
+        "metric": "compare tokens by the mixer's output, the sum before it, or the sum after it",
+        "distance": "similarity of two tokens",
+        "order": "leave tokens in sequence order, or as ToMe does",
+        "reduce": "average a token into the other, or drop it",
+        "match": "fuse the most similar pairs, or random ones for comparison",
+    }
+    for name, choices in fusion.CHOICES.items():
+        add(f"--fusion-{name}", default=choices[0], choices=choices, help=about[name])
+
+
+def add_input_size(add: Callable) -> None:
+    """The flag of the images' size."""
+    add(
+        "--input-size",
+        type=positive,
+        nargs="+",
+        action=ImageSize,
+        metavar="PX",
+        help="pixels: one number, or height and width; the model's own if not given",
+    )
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """The group of flags that say which images."""
+    add = parser.add_argument_group("data").add_argument
     add(
         "--data-set",
         default="DIGITS",
@@ -171,6 +206,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="share of the resized test image that is kept, above 32 pixels",
     )
+
+
+def add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    """The group of flags that say how images are loaded."""
+    add = parser.add_argument_group("loading").add_argument
     add(
         "--num_workers",
         type=count,
@@ -178,7 +218,40 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that load images, for each process that trains; together at most one for each core is started",
     )
-    add("--pin-mem", default=True, help="page-locked batches, which reach a GPU faster", **switch)
+    add("--pin-mem", default=True, help="page-locked batches, which reach a GPU faster", **_SWITCH)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The parser of main.py."""
+    parser = Parser(
+        "main.py",
+        description="Train Vision Mamba with token fusion. Words of a flag may be joined by - or _.",
+        allow_abbrev=False,
+        formatter_class=HelpFormatter,
+    )
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--model", default=DEFAULT_MODEL, metavar="NAME", help="a model of models_mamba.py")
+    add_input_size(add)
+    add("--drop", type=share, default=0.0, metavar="P", help="dropout after the position embedding")
+    add("--drop-path", type=share, default=0.1, metavar="P", help="stochastic depth at the last layer")
+    add(
+        "--model-ema",
+        default=True,
+        help="keep, evaluate and save an exponential moving average of the weights",
+        **_SWITCH,
+    )
+    add(
+        "--model-ema-decay",
+        type=share,
+        default=0.99996,
+        metavar="D",
+        help="what the average keeps each step, once warmed up",
+    )
+
+    add_fusion_flags(parser)
+    add_data_flags(parser)
+    add_loading_flags(parser)
 
     group = parser.add_argument_group("augmentation")
     add = group.add_argument
@@ -202,7 +275,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--repeated-aug",
         default=True,
         help="draw each image of an epoch three times, augmented differently, and a third as many images",
-        **switch,
+        **_SWITCH,
     )
     add("--reprob", type=share, default=0.25, metavar="P", help="how often a part of the image is erased")
     add(
@@ -307,7 +380,20 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where checkpoints, log.txt and TensorBoard files go; nothing is kept if not given",
     )
+    add(
+        "--log-images",
+        type=count,
+        default=0,
+        metavar="N",
+        help="every N epochs show in TensorBoard what fuses in the first test image, and how alike its tokens are",
+    )
     add("--resume", default="", metavar="FILE", help="continue from this checkpoint")
+    add(
+        "--finetune",
+        default="",
+        metavar="FILE",
+        help="start from these weights, ours or published; a head for other classes is replaced by a new one",
+    )
     add("--start_epoch", type=count, default=0, metavar="N", help="first epoch, unless a checkpoint says it")
     add("--eval", action="store_true", help="evaluate the checkpoint of --resume and stop")
     add("--seed", type=count, default=0, metavar="N", help="of weights, order of images and augmentation")
@@ -355,10 +441,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line and check what flags alone can tell; ends the program with one line if they are wrong."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
-    if args.input_size is not None:
-        if len(args.input_size) > 2:
-            parser.error("argument --input-size: takes one number, or height and width")
-        args.input_size = (args.input_size[0], args.input_size[-1])
     args.mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     if args.mixed and args.batch_size % 2 and not args.eval:
         parser.error(f"argument --batch-size: mixup and cutmix pair images, so it must be even, not {args.batch_size}")
@@ -368,6 +450,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"argument --cooldown-epochs: is for cosine, tanh and poly, not for --sched {args.sched}")
     if args.eval and not args.resume:
         parser.error("argument --eval: needs the checkpoint to evaluate, --resume FILE")
+    if args.log_images and not args.output_dir:
+        parser.error("argument --log-images: needs a place, --output_dir DIR")
+    if args.finetune and args.resume:
+        parser.error("argument --finetune: starts from new, --resume goes on; choose one")
     if args.lr_noise is not None and len(args.lr_noise) > 2:
         parser.error("argument --lr-noise: takes where noise starts, and perhaps where it ends")
     return args

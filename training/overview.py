@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import ssm
-from fusion import format_counts
+from fusion import CHOICES, format_counts
 from training.distributed import World
 from training.loaders import usable_workers
 from training.progress import length
@@ -36,6 +36,7 @@ def print_overview(
         images = f"{_count(train_set)} training and {images}"
     rows = [
         ("model", f"{args.model}, {parameters:,} parameters, {height} x {width} pixels"),
+        ("weights", args.weights),
         (
             "data",
             f"{args.data_set}, {images}, {args.nb_classes} classes, {_workers(args.num_workers)}",
@@ -44,6 +45,7 @@ def print_overview(
         ("scan", f"{scan.name} backend ({scan.reason})"),
         ("fusion", f"{_strategy(args)}; tokens before layer 0 and after each layer:"),
         ("", format_counts(args.token_counts)),
+        ("cost", f"{args.flops / 1e6:,.0f} million multiply-adds an image, forward"),
     ]
     if not args.eval:
         rule = "" if args.unscale_lr else f" = {args.lr:g} x {args.global_batch} / 512"
@@ -95,9 +97,21 @@ def _precision(autocast: torch.dtype | None) -> str:
 
 
 def _strategy(args: argparse.Namespace) -> str:
+    if args.fusion_plan:
+        return f"by --fusion-plan{_method(args)}"
     where = {"upper": f" from layer {args.fusion_layer}", "lower": f" below layer {args.fusion_layer}"}
-    amount = f", {args.fusion_token} tokens a layer" if args.fusion_token else ""
-    return f"{args.fusion_strategy}{where.get(args.fusion_strategy, '')}{amount}"
+    fused = args.token_counts[0] - args.token_counts[-1]
+    amount = (
+        f", {args.fusion_token} tokens a layer" if args.fusion_token else f", {fused} tokens in all" if fused else ""
+    )
+    schedule = f", {args.fusion_schedule}" if args.fusion_schedule != "constant" else ""
+    return f"{args.fusion_strategy}{where.get(args.fusion_strategy, '')}{amount}{schedule}{_method(args)}"
+
+
+def _method(args: argparse.Namespace) -> str:
+    """What is not as in the paper."""
+    chosen = {name: getattr(args, f"fusion_{name}") for name in CHOICES}
+    return "".join(f", {name} {choice}" for name, choice in chosen.items() if choice != CHOICES[name][0])
 
 
 def describe_epoch(record: dict, last_epoch: int, best_acc1: float) -> str:

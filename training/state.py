@@ -37,6 +37,7 @@ class TrainingState:
         optimizer: Updates the model.
         scheduler: Sets the learning rate of each epoch.
         scaler: Scales the loss under fp16.
+        settings: The run's flags, as plain data: other programs make the same model from them.
         epoch: The epoch to train next.
         best_acc1: Best top-1 on the test images so far, in percent.
     """
@@ -47,6 +48,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler
     scaler: torch.amp.GradScaler | None
+    settings: dict
     epoch: int = 0
     best_acc1: float = 0.0
 
@@ -61,6 +63,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": plateau_state(self.scheduler) if isinstance(self.scheduler, PlateauLRScheduler) else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
+            "settings": self.settings,
             "epoch": self.epoch,
             "best_acc1": self.best_acc1,
         }

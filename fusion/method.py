@@ -1,0 +1,51 @@
+"""How tokens fuse: the paper's way, and one thing changed at a time for ablations."""
+
+from dataclasses import dataclass, fields
+
+# The first of each is the default and Famba-V's own (arXiv 2409.09808, section 3).
+CHOICES = {
+    "average": ("mean", "size"),
+    "metric": ("hidden", "residual", "input"),
+    "distance": ("cosine", "l2", "l1"),
+    "order": ("keep", "concat"),
+    "reduce": ("fuse", "prune"),
+    "match": ("similar", "random"),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the tokens of a layer are compared, paired and fused.
+
+    Attributes:
+        average: A fused token is the plain `mean` of its parts, or weighs each by its `size`, the number of patches
+            that it stands for (as ToMe, arXiv 2210.09461, section 3).
+        metric: Tokens are compared by `hidden`, the output of the layer's mixer, by `residual`, the sum that came
+            into the layer, or by `input`, the sum of both that goes into the next layer.
+        distance: Similarity is the `cosine`, or minus the `l2` or `l1` distance of the vectors as they are.
+        order: `keep` leaves survivors in sequence order; `concat` puts first the tokens that could have vanished but
+            did not, by falling similarity, then those that take others in, as ToMe leaves them. A class token then
+            moves r places to the front, or as many as there are.
+        reduce: `fuse` averages a token into its target, `prune` drops it.
+        match: The most `similar` pairs fuse, or `random` ones, the control.
+
+    Raises:
+        ValueError: A choice that is unknown, or without effect beside another one.
+    """
+
+    average: str = "mean"
+    metric: str = "hidden"
+    distance: str = "cosine"
+    order: str = "keep"
+    reduce: str = "fuse"
+    match: str = "similar"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            choice, known = getattr(self, field.name), CHOICES[field.name]
+            if choice not in known:
+                raise ValueError(f"--fusion-{field.name} must be one of {', '.join(known)}, not {choice!r}")
+        if self.reduce == "prune" and self.average == "size":
+            raise ValueError("--fusion-average size has no effect with --fusion-reduce prune, which averages nothing")
+        if self.match == "random" and (self.metric, self.distance) != ("hidden", "cosine"):
+            raise ValueError("--fusion-metric and --fusion-distance have no effect with --fusion-match random")

@@ -1,0 +1,185 @@
+"""Figures of what fusion does to an image, drawn by matplotlib in colours that colour-blind readers tell apart."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from fusion.injection import TokenFusion
+from fusion.tracing import Trace, redundancy, similarity, trace
+
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe and Ito
+SIMILARITY_COLOURS = "cividis"
+
+
+def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str, Figure]:
+    """Draw what a model's fusion does to an image: groups, similarity and tokens, by name.
+
+    Args:
+        model: With `layers`, `patch_embed.grid_size`, and the mean and std of its images in `default_cfg`.
+        image: As the model takes it, [3, H, W].
+        layers: After which layers to draw the groups.
+    """
+    record = traced(model, image.unsqueeze(0))
+    mean, std = (torch.tensor(model.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    shown = (image.cpu() * std + mean).clamp(0, 1)
+    return {
+        "groups": draw_groups(shown, record, layers, model.patch_embed.grid_size),
+        "similarity": draw_similarity(record),
+        "tokens": draw_counts({"": record.tokens}),
+    }
+
+
+def three_depths(model: nn.Module) -> list[int]:
+    """Layers to draw where none are asked for: a third, two thirds and all of the way through those that fuse."""
+    fusing = [i for i, block in enumerate(model.layers) if isinstance(block.fusion, TokenFusion)]
+    among = fusing or list(range(len(model.layers)))
+    return sorted({among[-(-len(among) * third // 3) - 1] for third in (1, 2, 3)})
+
+
+def draw_groups(image: Tensor, trace: Trace, layers: Sequence[int], grid_size: tuple[int, int]) -> Figure:
+    """The image, and for each layer the image with every fused group in its mean colour and outlined.
+
+    Args:
+        image: [3, H, W] in [0, 1], the one that was traced, first of its batch.
+        trace: Of a forward pass with the image.
+        layers: After which layers.
+        grid_size: Patches of the model, (rows, columns).
+    """
+    figure = Figure(figsize=(2.4 * (len(layers) + 1), 2.75), layout="constrained")
+    axes = figure.subplots(1, len(layers) + 1, squeeze=False)[0]
+    pixels = image.permute(1, 2, 0).numpy()
+    _show(axes[0], pixels, f"image, {trace.tokens[0]} tokens")
+    for axis, layer in zip(axes[1:], layers, strict=True):
+        groups = trace.groups(layer)[0].view(grid_size).numpy()
+        _show(axis, _fill(pixels, groups), f"after layer {layer}, {trace.tokens[layer + 1]} tokens")
+        _outline(axis, groups, pixels.shape[:2])
+    return figure
+
+
+def draw_similarity(trace: Trace) -> Figure:
+    """For each layer a map of the cosine between every two tokens of the first image, before it fuses."""
+    maps = [similarity(tokens)[0].numpy() for tokens in trace.before]
+    columns = min(6, len(maps))
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(1.7 * columns + 0.9, 1.85 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for layer, (axis, values) in enumerate(zip(axes.flat, maps, strict=False)):
+        shown = axis.imshow(values, vmin=-1, vmax=1, cmap=SIMILARITY_COLOURS, interpolation="nearest")
+        axis.set_title(f"layer {layer}, {len(values)} tokens", fontsize=9)
+    figure.colorbar(shown, ax=axes, label="cosine of two tokens", shrink=0.8)
+    return figure
+
+
+def draw_counts(counts: dict[str, Sequence[int]]) -> Figure:
+    """Tokens before layer 0 and after each layer, one stepped line for each name."""
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for (name, values), colour in zip(counts.items(), PALETTE, strict=False):
+        axis.stairs(values, np.arange(len(values) + 1) - 0.5, baseline=None, label=name, color=colour, linewidth=2)
+    axis.set_xlabel("layer (last step: after all of them)")
+    axis.set_ylabel("tokens that go in")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    if len(counts) > 1:
+        axis.legend()
+    return figure
+
+
+def draw_redundancy(values: Tensor) -> Figure:
+    """How alike patches are after each layer, over many images: median, and the middle half of the images.
+
+    Args:
+        values: `redundancy` of every layer and image, [layers, images].
+    """
+    low, middle, high = (torch.quantile(values, share, dim=1).numpy() for share in (0.25, 0.5, 0.75))
+    layers = np.arange(len(middle))
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    axis = figure.subplots()
+    axis.fill_between(layers, low, high, color=PALETTE[4], alpha=0.25, linewidth=0, label="middle half of the images")
+    axis.plot(layers, middle, color=PALETTE[4], marker="o", markersize=3.5, label="median")
+    axis.set_xlabel("layer")
+    axis.set_ylabel("cosine to the most similar patch")
+    axis.grid(alpha=0.3)
+    axis.legend(title=f"{values.shape[1]:,} images")
+    return figure
+
+
+@torch.no_grad()
+def traced(model: nn.Module, images: Tensor) -> Trace:
+    """The trace of one forward pass in evaluation, on the CPU for drawing; the model is left as it was."""
+    training = model.training
+    model.eval()
+    with trace(model) as record:
+        model(images)
+    model.train(training)
+    for tokens in (record.before, record.after):
+        tokens[:] = [
+            item._replace(**{name: _to_cpu(value) for name, value in item._asdict().items()}) for item in tokens
+        ]
+    return record
+
+
+def redundancies(record: Trace) -> Tensor:
+    """`redundancy` of each layer's tokens before they fuse, [layers, images]."""
+    return torch.stack([redundancy(tokens) for tokens in record.before])
+
+
+def _to_cpu(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.cpu()
+
+
+def _show(axis: Axes, pixels: np.ndarray, title: str) -> None:
+    axis.imshow(pixels, interpolation="nearest")
+    axis.set_title(title, fontsize=9)
+    axis.set_axis_off()
+
+
+def _fill(pixels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Replace the pixels of every group of several patches by their mean."""
+    each = _per_pixel(groups, pixels.shape[:2])
+    filled = pixels.copy()
+    for group, patches in zip(*np.unique(groups, return_counts=True), strict=True):
+        if patches > 1:
+            filled[each == group] = pixels[each == group].mean(axis=0)
+    return filled
+
+
+def _outline(axis: Axes, groups: np.ndarray, size: tuple[int, int]) -> None:
+    """Draw each patch's sides where its neighbour is of another group: a group of several patches in one colour."""
+    step_y, step_x = size[0] / groups.shape[0], size[1] / groups.shape[1]
+    several = {group for group, patches in zip(*np.unique(groups, return_counts=True), strict=True) if patches > 1}
+    colours = {group: PALETTE[i % len(PALETTE)] for i, group in enumerate(sorted(several))}
+    padded = np.pad(groups, 1, constant_values=-1)
+    inset = 0.06 * min(step_x, step_y)
+    lines, shades = [], []
+    for (row, column), group in np.ndenumerate(groups):
+        if group not in colours:
+            continue
+        up, down = padded[row, column + 1] != group, padded[row + 2, column + 1] != group
+        before, behind = padded[row + 1, column] != group, padded[row + 1, column + 2] != group
+        left, right = column * step_x - 0.5 + before * inset, (column + 1) * step_x - 0.5 - behind * inset
+        top, bottom = row * step_y - 0.5 + up * inset, (row + 1) * step_y - 0.5 - down * inset
+        sides = {
+            ((left, top), (right, top)): up,
+            ((left, bottom), (right, bottom)): down,
+            ((left, top), (left, bottom)): before,
+            ((right, top), (right, bottom)): behind,
+        }
+        drawn = [side for side, is_border in sides.items() if is_border]
+        lines += drawn
+        shades += [colours[group]] * len(drawn)
+    axis.add_collection(LineCollection(lines, colors=shades, linewidths=1.4, capstyle="projecting"))
+
+
+def _per_pixel(groups: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The group of every pixel, for patches that tile the image or overlap (then of the grid's cell it lies in)."""
+    rows = np.arange(size[0]) * groups.shape[0] // size[0]
+    columns = np.arange(size[1]) * groups.shape[1] // size[1]
+    return groups[rows[:, None], columns]

@@ -1,0 +1,229 @@
+"""Fuse a trained model's tokens without training it: accuracy, speed and memory for strategies and budgets.
+
+    python scripts/sweep_tokens.py --resume output/checkpoint.pth --strategies all upper:6 --budgets 16 32 48
+
+A budget is the number of tokens to fuse in all layers together. Prints a table; with --output_dir also writes it as
+sweep.json and sweep.csv, and as curves, sweep.png. Model and data are those of the checkpoint's run unless flags say
+otherwise. Speed and memory are those of forward passes over images that are in memory already.
+"""
+
+import argparse
+import csv
+import json
+import shlex
+import sys
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader, Subset
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import datasets
+import fusion
+import ssm
+from engine import evaluate
+from fusion.pictures import PALETTE
+from models_mamba import VisionMamba
+from training import checkpoint
+from training.distributed import World, init_world
+from training.memory import PeakMemory
+from training.models import restore
+from training.options import (
+    HelpFormatter,
+    Parser,
+    add_data_flags,
+    add_fusion_method_flags,
+    add_input_size,
+    fail,
+    parse_over,
+    positive,
+)
+from training.overview import device_name, versions
+
+PROGRAM = "sweep_tokens.py"
+COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second", "memory_mb")
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The parser of sweep_tokens.py."""
+    parser = Parser(PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=HelpFormatter)
+    add = parser.add_argument_group("sweep").add_argument
+    add("--resume", required=True, metavar="FILE", help="the checkpoint")
+    add("--budgets", type=positive, nargs="+", required=True, metavar="N", help="tokens to fuse in all layers together")
+    add(
+        "--strategies",
+        nargs="+",
+        default=["all"],
+        metavar="NAME[:K]",
+        help="all, interleaved, lower:K or upper:K; fusing none is always measured",
+    )
+    add("--images", type=positive, default=5000, metavar="N", help="test images, spread over the data set")
+    add("--eval-batch-size", type=positive, default=64, metavar="N", help="images in a forward pass")
+    add(
+        "--rounds", type=positive, default=3, metavar="N", help="times that all are measured in turn; the median counts"
+    )
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
+    add("--output_dir", metavar="DIR", help="where sweep.json, sweep.csv and sweep.png go")
+    add = parser.add_argument_group("model").add_argument
+    add("--model", metavar="NAME", help="a model of models_mamba.py, for a checkpoint that doesn't say")
+    add_input_size(add)
+    add_fusion_method_flags(parser.add_argument_group("token fusion").add_argument)
+    add_data_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    try:
+        saved = checkpoint.load(args.resume)
+        # The run's own fusion is not what is swept.
+        settings = {name: value for name, value in saved.get("settings", {}).items() if not name.startswith("fusion_")}
+        args = parse_over(parser, argv, settings)
+        world = init_world(args.device)
+        model = restore(args, saved).to(world.device)
+        contenders, misfits = build_contenders(args, model)
+        batches = load_images(args)
+        if args.output_dir:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        fail(error, program=PROGRAM)
+
+    images = sum(len(labels) for _, labels in batches)
+    print(
+        f"{args.model}, {args.data_set}, {images} test images, batch {args.eval_batch_size}, "
+        f"{device_name(world.device)}, {ssm.pick(world.device.type).name} scan"
+    )
+    for note in misfits:
+        print(f"left out: {note}")
+    rows = measure(contenders, model, batches, world, args.rounds)
+    print_table(rows)
+    if args.output_dir:
+        write(rows, Path(args.output_dir), args, world, images)
+
+
+def build_contenders(args: argparse.Namespace, model: VisionMamba) -> tuple[list[tuple], list[str]]:
+    """Every strategy at every budget that fits the model, fusing none first; and what doesn't fit, with the reason.
+
+    Returns:
+        (strategy, plan, method) of each, and a line about each misfit.
+
+    Raises:
+        ValueError: A strategy that there isn't, or a method without effect.
+    """
+    depth, method = (
+        len(model.layers),
+        fusion.Method(**{name: getattr(args, f"fusion_{name}") for name in fusion.CHOICES}),
+    )
+    contenders, misfits = [("no", (0,) * depth, method)], []
+    for text in args.strategies:
+        name, _, layer = text.partition(":")
+        if layer and not layer.isdigit():
+            raise ValueError(f"--strategies {text}: must be NAME or NAME:K, K a layer")
+        for budget in args.budgets:
+            try:
+                plan = fusion.plan(name, depth, int(layer) if layer else None, total=budget)
+            except ValueError as error:
+                raise ValueError(f"--strategies {text}: {error}") from None
+            try:
+                fusion.inject(model, plan, method)
+                contenders.append((text, plan, method))
+            except ValueError as error:
+                misfits.append(f"{text}, {budget} tokens: {error}")
+    return contenders, misfits
+
+
+def load_images(args: argparse.Namespace) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The test images in batches."""
+    test_set, _ = datasets.build_dataset(False, args)
+    spread = torch.linspace(0, len(test_set) - 1, min(args.images, len(test_set))).long().tolist()
+    return list(DataLoader(Subset(test_set, spread), args.eval_batch_size))
+
+
+def measure(contenders: list[tuple], model: VisionMamba, batches: list, world: World, rounds: int) -> list[dict]:
+    """Accuracy of each contender, and the median of its speed and memory over rounds in which all take their turn."""
+    images = sum(len(labels) for _, labels in batches)
+    memory = PeakMemory(world.device)
+    evaluate(model, batches[:2], world)  # warms up
+    found = [[] for _ in contenders]
+    for turn in range(rounds):
+        for (strategy, plan, method), results in zip(contenders, found, strict=True):
+            fusion.inject(model, plan, method)
+            memory.start_training()
+            memory.reset()
+            label = f"round {turn + 1}/{rounds}, {strategy} {sum(plan)}"
+            scores = evaluate(model, batches, world, label=label)
+            results.append((scores["acc1"], images / scores["seconds"], memory.training_mb()))
+    rows = []
+    for (strategy, plan, method), results in zip(contenders, found, strict=True):
+        fusion.inject(model, plan, method)
+        acc1, speed, mb = (median(values) for values in zip(*results, strict=True))
+        left = model.pos_embed.shape[1] - sum(plan)
+        values = (strategy, sum(plan), left, fusion.flops(model) / 1e6, acc1, speed, mb)
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def print_table(rows: list[dict]) -> None:
+    print(
+        "\n| strategy | tokens fused | left | million multiply-adds | top-1 % | images/s | times faster | memory MB |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        speed = row["images_per_second"]
+        print(
+            f"| {row['strategy']} | {row['fused']} | {row['left']} | {row['mega_macs']:.0f} | {row['acc1']:.2f} "
+            f"| {speed:.0f} | {speed / rows[0]['images_per_second']:.2f} | {row['memory_mb']:.0f} |"
+        )
+
+
+def write(rows: list[dict], output_dir: Path, args: argparse.Namespace, world: World, images: int) -> None:
+    """Write the rows as JSON with all that they depend on, as CSV, and as curves."""
+    about = {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+        "model": args.model,
+        "data_set": args.data_set,
+        "images": images,
+        "device": device_name(world.device),
+        **versions(),
+    }
+    (output_dir / "sweep.json").write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
+    with open(output_dir / "sweep.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows).savefig(output_dir / "sweep.png", dpi=150)
+
+
+def draw(rows: list[dict]) -> Figure:
+    """Accuracy against tokens fused, and against speed; a line for each strategy, from fusing none."""
+    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, column, label in zip(
+        axes, ("fused", "images_per_second"), ("tokens fused in all layers", "images per second"), strict=True
+    ):
+        _draw_curves(axis, rows, column)
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("top-1, %")
+    axes[0].legend()
+    return figure
+
+
+def _draw_curves(axis: Axes, rows: list[dict], column: str) -> None:
+    plain, *fused = rows
+    for number, strategy in enumerate(dict.fromkeys(row["strategy"] for row in fused)):
+        points = [plain, *(row for row in fused if row["strategy"] == strategy)]
+        xs, ys = [row[column] for row in points], [row["acc1"] for row in points]
+        style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^vP"[number % 6], "markersize": 4}
+        axis.plot(xs, ys, label=strategy, **style)
+    axis.plot(plain[column], plain["acc1"], "k*", markersize=9, label="no fusion")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The model that flags ask for: its fusion, and the weights that it starts from."""
+
+import argparse
+
+from timm.models import create_model
+from torch import nn
+
+import fusion
+from models_mamba import VisionMamba, checkpoint_filter_fn
+from training import checkpoint
+
+
+def build_model(args: argparse.Namespace, **options) -> VisionMamba:
+    """The model without fusion, of its own image size where args.input_size, which it settles, is None.
+
+    Args:
+        args: Flags of the model.
+        options: More for the model, by the names of VisionMamba.
+
+    Raises:
+        ValueError: The model can't take such images.
+    """
+    image_size = {"img_size": args.input_size} if args.input_size else {}
+    model = create_model(args.model, **image_size, **options)
+    args.input_size = model.patch_embed.img_size
+    return model
+
+
+def fuse(model: VisionMamba, args: argparse.Namespace) -> tuple[int, ...]:
+    """Put the fusion into the model that flags ask for.
+
+    Returns:
+        Token counts before layer 0 and after each layer.
+
+    Raises:
+        ValueError: Flags contradict one another, or the plan doesn't fit the model.
+    """
+    plan = fusion_plan(args, len(model.layers), model.patch_embed.num_patches)
+    fusion.inject(model, plan, fusion_method(args, plan))
+    return fusion.token_counts(plan, model.pos_embed.shape[1])
+
+
+def fusion_plan(args: argparse.Namespace, depth: int, patches: int) -> tuple[int, ...]:
+    """The plan that flags ask for, for a model of so many layers and patches; ValueError if they contradict."""
+    amounts = {"token": args.fusion_token or None, "total": args.fusion_total, "keep": args.fusion_keep}
+    given = [f"--fusion-{name}" for name, value in amounts.items() if value is not None]
+    if args.fusion_plan is not None:
+        others = (args.fusion_strategy != "no", args.fusion_layer is not None, args.fusion_schedule != "constant")
+        if given or any(others):
+            raise ValueError("--fusion-plan says all: leave strategy, layer, amount and schedule out")
+        return fusion.parse_plan(args.fusion_plan, depth)
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} exclude each other: give one amount")
+    total = args.fusion_total if args.fusion_keep is None else fusion.total_to_keep(args.fusion_keep, patches)
+    return fusion.plan(
+        args.fusion_strategy,
+        depth,
+        args.fusion_layer,
+        args.fusion_token,
+        total=total,
+        schedule=args.fusion_schedule,
+    )
+
+
+def fusion_method(args: argparse.Namespace, plan: tuple[int, ...]) -> fusion.Method:
+    """How tokens fuse, as flags ask for; ValueError for choices without effect, as all are where nothing fuses."""
+    method = fusion.Method(**{name: getattr(args, f"fusion_{name}") for name in fusion.CHOICES})
+    if method != fusion.Method() and not any(plan):
+        changed = next(name for name, choices in fusion.CHOICES.items() if getattr(method, name) != choices[0])
+        raise ValueError(f"--fusion-{changed} {getattr(method, changed)} has no effect: no tokens fuse")
+    return method
+
+
+def start_from(model: nn.Module, path: str) -> str:
+    """Load the weights that --finetune names, ours or published; a head of another shape stays as new.
+
+    Returns:
+        A line about what was loaded.
+
+    Raises:
+        ValueError: The file is no checkpoint, or it doesn't fit for other reasons than its head.
+    """
+    weights = checkpoint_filter_fn(checkpoint.load(path, "--finetune"), model)
+    head = {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
+    fits = all(key in weights and weights[key].shape == value.shape for key, value in head.items())
+    if not fits:
+        weights = {key: value for key, value in weights.items() if not key.startswith("head.")} | head
+    checkpoint.check_fit(model, weights, f"--finetune {path}")
+    model.load_state_dict(weights)
+    return path if fits else f"{path}, with a new head for {model.num_classes} classes"
+
+
+def restore(args: argparse.Namespace, saved: dict) -> VisionMamba:
+    """The model of a checkpoint with its weights, for evaluation and without fusion.
+
+    Args:
+        args: As for build_model; without a model's name the checkpoint's own.
+        saved: What checkpoint.load returned.
+
+    Raises:
+        ValueError: There is no name, or the checkpoint doesn't fit.
+    """
+    if not args.model:
+        raise ValueError(f"--resume {args.resume}: doesn't say which model it is; name it with --model")
+    head = saved["model"].get("head.weight")
+    model = build_model(args, num_classes=0 if head is None else len(head))
+    weights = checkpoint_filter_fn(saved, model)
+    checkpoint.check_fit(model, weights, f"--resume {args.resume}")
+    model.load_state_dict(weights)
+    return model.eval()

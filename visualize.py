@@ -1,0 +1,111 @@
+"""Pictures of where a trained model's tokens fuse, and how alike they are.
+
+An image:        python visualize.py --resume output/checkpoint.pth --image cat.png --output_dir pictures
+A test image:    python visualize.py --resume output/checkpoint.pth --data-set FMNIST --index 3 --output_dir pictures
+Other fusion:    python visualize.py --resume output/checkpoint.pth --fusion-strategy all --fusion-token 4
+
+Writes groups.png (what fused), similarity.png (how alike its tokens are), tokens.png (how many are left) and, without
+--image, redundancy.png (how alike patches are over many test images). Model, data and fusion are those of the
+checkpoint's run unless flags say otherwise.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+import datasets
+from fusion import pictures
+from models_mamba import VisionMamba
+from training import checkpoint
+from training.models import fuse, restore
+from training.options import (
+    HelpFormatter,
+    Parser,
+    add_data_flags,
+    add_fusion_flags,
+    add_input_size,
+    count,
+    fail,
+    parse_over,
+    positive,
+)
+
+PROGRAM = "visualize.py"
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The parser of visualize.py."""
+    parser = Parser(PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=HelpFormatter)
+    add = parser.add_argument_group("pictures").add_argument
+    add("--resume", required=True, metavar="FILE", help="the checkpoint")
+    add("--image", metavar="FILE", help="an image to look at; a test image of the data set if not given")
+    add("--index", type=count, default=0, metavar="N", help="which test image")
+    add("--layers", type=count, nargs="+", metavar="I", help="layers whose groups to draw; three depths if not given")
+    add("--images", type=positive, default=256, metavar="N", help="test images to measure similarity over")
+    add("--output_dir", default="pictures", metavar="DIR", help="where the pictures go")
+    add = parser.add_argument_group("model").add_argument
+    add("--model", metavar="NAME", help="a model of models_mamba.py, for a checkpoint that doesn't say")
+    add_input_size(add)
+    add_fusion_flags(parser)
+    add_data_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    try:
+        saved = checkpoint.load(args.resume)
+        args = parse_over(parser, argv, saved.get("settings", {}))
+        model = restore(args, saved)
+        fuse(model, args)
+        test_set = None if args.image else datasets.build_dataset(False, args)[0]
+        layers = chosen_layers(args.layers, model)
+        output_dir = Path(args.output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        figures = pictures.draw_all(model, read_image(args, test_set), layers)
+        if test_set is not None:
+            figures["redundancy"] = pictures.draw_redundancy(redundancies(model, test_set, args.images))
+        for name, figure in figures.items():
+            figure.savefig(output_dir / f"{name}.png", dpi=150)
+            print(output_dir / f"{name}.png")
+    except (ValueError, OSError) as error:
+        fail(error, program=PROGRAM)
+
+
+def chosen_layers(wanted: list[int] | None, model: VisionMamba) -> list[int]:
+    """The layers to draw: three depths unless asked for; ValueError for one that isn't there."""
+    last = len(model.layers) - 1
+    if wanted and max(wanted) > last:
+        raise ValueError(f"--layers {max(wanted)}: the model's layers are 0 to {last}")
+    return wanted or pictures.three_depths(model)
+
+
+def read_image(args: argparse.Namespace, test_set: Dataset | None) -> Tensor:
+    """The image of --image or the test image --index, as the model takes it, [3, H, W]."""
+    if test_set is not None:
+        if args.index >= len(test_set):
+            raise ValueError(f"--index {args.index}: there are {len(test_set)} test images")
+        return test_set[args.index][0]
+    try:
+        image = Image.open(args.image)
+    except UnidentifiedImageError:
+        raise ValueError(f"--image {args.image}: no image") from None
+    except OSError as error:
+        raise ValueError(f"--image {args.image}: {error.strerror or error}") from None
+    return datasets.build_transform(False, args)(datasets.to_rgb(image))
+
+
+def redundancies(model: VisionMamba, test_set: Dataset, images: int) -> Tensor:
+    """How alike patches are in every layer, over test images spread evenly over the data set: [layers, images]."""
+    spread = torch.linspace(0, len(test_set) - 1, min(images, len(test_set))).long().tolist()
+    batches = DataLoader(Subset(test_set, spread), batch_size=32)
+    return torch.cat([pictures.redundancies(pictures.traced(model, batch)) for batch, _ in batches], dim=1)
+
+
+if __name__ == "__main__":
+    main()
