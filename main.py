@@ -48,9 +48,7 @@ def main(argv: list[str] | None = None) -> None:
             relaunch(args.world_size, args.dist_url)
         ssm.use_backend(args.scan_backend)
         random_seed(args.seed)  # the same weights on every process, and so the same averages of them
-        model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
-        model.set_scan_recompute(args.scan_recompute)
-        args.token_counts = fuse(model, args)
+        model = new_model(args)
     except (ValueError, OSError) as error:
         fail(error)
     try:
@@ -116,6 +114,14 @@ def check_optimizer(args: argparse.Namespace) -> None:
     betas = info.num_betas if info.has_betas else 0
     if args.opt_betas and len(args.opt_betas) != betas:
         raise ValueError(f"--opt-betas: --opt {args.opt} takes {betas or 'no'} betas, not {len(args.opt_betas)}")
+
+
+def new_model(args: argparse.Namespace) -> VisionMamba:
+    """The model that flags ask for, with its fusion and new weights."""
+    model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
+    model.set_scan_recompute(args.scan_recompute)
+    args.token_counts = fuse(model, args)
+    return model
 
 
 def build_data(args: argparse.Namespace, world: World) -> tuple[Dataset | None, Dataset]:
@@ -257,7 +263,7 @@ def train(
             logbook.write(record)
             save(state, Path(args.output_dir), best=state.best_acc1 == record["test_acc1"])
             if args.log_images and (epoch + 1) % args.log_images == 0:
-                logbook.write_pictures(draw_first_image(state.model, test_batches, world), epoch)
+                logbook.write_pictures(draw_first_image(state.model, test_set, world), epoch)
         if world.is_main:
             print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
 
@@ -268,10 +274,10 @@ def set_epoch(loader: DataLoader, epoch: int) -> None:
     ordered.set_epoch(epoch)
 
 
-def draw_first_image(model: VisionMamba, test_batches: DataLoader, world: World) -> dict[str, Figure]:
+def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dict[str, Figure]:
     """What fusion does to the first test image, as figures by name."""
-    images, _ = next(iter(test_batches))
-    return pictures.draw_all(model, images[0].to(world.device), pictures.three_depths(model))
+    image, _ = next(iter(test_set))
+    return pictures.draw_all(model, image.to(world.device), pictures.three_depths(model))
 
 
 def save(state: TrainingState, output_dir: Path, best: bool) -> None:

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import main
 import models_mamba
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -63,3 +66,29 @@ def assert_close():
         assert relative_error(actual, expected) <= tolerance, name
 
     return check
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """16 training and 6 test images of 8x8 pixels, two classes: dark and bright."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for label, low in (("bright", 128), ("dark", 0)):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(low, low + 128, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(images, tmp_path_factory):
+    """The output directory of one epoch on the small folder, upper layers fusing."""
+    output = tmp_path_factory.mktemp("trained")
+    flags = "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8 --epochs 1"
+    fusion = "--fusion-strategy upper --fusion-layer 3 --fusion-token 2"
+    data = ["--data-set", "FOLDER", "--data-path", str(images), "--output_dir", str(output)]
+    main.main([*flags.split(), *fusion.split(), *data])
+    return output

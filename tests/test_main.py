@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.scheduler import create_scheduler
 from torch.utils.data import IterableDataset
 
@@ -21,21 +21,6 @@ from training.options import parse_args
 
 PLAIN = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --drop-path 0 --num_workers 0".split()
 CPU = World(torch.device("cpu"), 0, 1)
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    """16 training and 6 test images of 8x8 pixels, two classes: dark and bright."""
-    root = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 8), ("val", 3)):
-        for label, low in (("bright", 128), ("dark", 0)):
-            folder = root / split / label
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = generator.integers(low, low + 128, (8, 8, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return root
 
 
 @pytest.fixture
@@ -345,6 +330,74 @@ def test_evaluating_a_checkpoint_with_and_without_fusion(run, tmp_path):
     assert accuracy(fused, "model")[1] != accuracy(out, "model")[1]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("--fusion-total", 6),
+        ("--fusion-keep", 0.75),
+        ("--fusion-token", 2, "--fusion-schedule", "decreasing"),
+        ("--fusion-token", 2, "--fusion-average", "size"),
+        ("--fusion-token", 2, "--fusion-metric", "residual"),
+        ("--fusion-token", 2, "--fusion-metric", "input"),
+        ("--fusion-token", 2, "--fusion-distance", "l2"),
+        ("--fusion-token", 2, "--fusion-distance", "l1"),
+        ("--fusion-token", 2, "--fusion-order", "concat"),
+        ("--fusion-token", 2, "--fusion-reduce", "prune"),
+        ("--fusion-token", 2, "--fusion-match", "random"),
+    ],
+)
+def test_every_flag_of_fusion_changes_what_a_trained_model_says(run, trained, changed):
+    flags = ("--eval", "--resume", trained / "checkpoint.pth", "--fusion-strategy", "all")
+    plain, other = run(*flags, "--fusion-token", 2), run(*flags, *changed)
+    loss = [re.search(r"model: top-1 .* loss (\S+),", out).group(1) for out in (plain, other)]
+    assert loss[0] != loss[1]
+
+
+def test_a_written_plan_is_printed(run, trained):
+    out = run("--eval", "--resume", trained / "checkpoint.pth", "--fusion-plan", "0,8,4,0,2,1")
+    assert "17 17 9 5 5 3 2" in out
+    assert "by --fusion-plan" in out
+
+
+def test_the_screen_says_how_tokens_fuse_and_what_it_costs(run):
+    flags = ("--epochs", 1, "--fusion-strategy", "all", "--fusion-total", 9, "--fusion-schedule", "increasing")
+    out = run(*flags, "--fusion-average", "size", "--fusion-distance", "l1")
+    assert "fusion     all, 9 tokens in all, increasing, average size, distance l1; tokens" in out
+    assert re.search(r"cost +\d million multiply-adds an image", out)
+
+
+def test_finetuning_starts_from_weights_with_fusion_on(run, error, trained, tmp_path):
+    checkpoint = trained / "checkpoint.pth"
+    flags = ("--finetune", checkpoint, "--epochs", 1, "--lr", 1e-12, "--unscale-lr", "--warmup-epochs", 0)
+    out = run(*flags, "--fusion-strategy", "all", "--fusion-token", 2, "--output_dir", tmp_path)
+    assert f"weights    {checkpoint}" in out
+    before, after = (torch.load(path, weights_only=True)["model"] for path in (checkpoint, tmp_path / "checkpoint.pth"))
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=1e-8)
+    assert "weights    new" in run("--epochs", 1)
+    out = run("--finetune", checkpoint, "--epochs", 1, data=("--data-set", "DIGITS"))
+    assert "with a new head for 10 classes" in out
+    assert "--finetune: starts from new, --resume goes on" in error("--finetune", checkpoint, "--resume", checkpoint)
+    assert "does not fit" in error("--finetune", checkpoint, "--model", "vim_nano_patch4_32")
+
+
+def test_pictures_in_tensorboard(run, error, tmp_path):
+    flags = ("--epochs", 3, "--fusion-strategy", "all", "--fusion-token", 2, "--output_dir", tmp_path)
+    run(*flags, "--log-images", 2)
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert set(board.Tags()["images"]) == {"pictures/groups", "pictures/similarity", "pictures/tokens"}
+    assert [event.step for event in board.Images("pictures/groups")] == [1]
+    assert "--log-images: needs a place, --output_dir DIR" in error("--log-images", 1)
+
+
+def test_pictures_change_nothing_else(run, tmp_path):
+    logs = []
+    for name, flags in (("with", ("--log-images", 1)), ("without", ())):
+        run("--epochs", 2, "--drop", 0.2, *flags, "--output_dir", tmp_path / name)
+        logs.append([line["train_loss"] for line in read_log(tmp_path / name / "log.txt")])
+    assert logs[0] == logs[1]
+
+
 def straight_and_resumed(run, folder, *flags, epochs=8, stop=4):
     """The log of a run, and of one that was given fewer epochs and then went on to all."""
     run("--epochs", epochs, *flags, "--output_dir", folder / "straight")
@@ -614,7 +667,7 @@ def test_no_mixup_unless_asked_for():
 
 def test_model_flags():
     args = parse_args("--model vim_nano_patch4_32 --drop 0.2 --drop-path 0.3 --input-size 16 24".split())
-    model = main.build_model(args)
+    model = main.new_model(args)
     assert model.patch_embed.grid_size == (4, 6)
     assert model.pos_drop.p == 0.2
     assert model.drop_path.drop_prob == pytest.approx(0.3)

@@ -81,8 +81,8 @@ def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argpar
 
     Where it names another data set, strategy or plan, the flags around these have their defaults again.
     """
-    unsaid = object()
-    args = parser.parse_args(argv, argparse.Namespace(**{action.dest: unsaid for action in parser._actions}))
+    unsaid, names = object(), [action.dest for action in parser._actions if action.default != argparse.SUPPRESS]
+    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unsaid)))
     said = {name for name, value in vars(args).items() if value is not unsaid}
     leading = [("fusion_", {"fusion_strategy", "fusion_plan"}), ("data_", {"data_set"})]
     fresh = tuple(prefix for prefix, names in leading if names & said)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fusion import match
+from fusion import Method, match
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ORDERED = ["rmeeto_T17_r3", "rmeeto_T17_r3_pos0", "rmeeto_T17_r8_clip", "rmeeto_T18_r4", "rmeeto_T65_r9"]
@@ -94,3 +94,21 @@ def test_r_is_clipped_as_in_golden():
     chain = torch.load(GOLDEN / "fusion_rmeeto_T17_r8_clip.pt", weights_only=True)["chains"]["mean"]
     fused = [match(step["x_in"], 8, class_token(step)).source.shape[1] for step in chain]
     assert fused == [step["r_effective"] for step in chain] == [8, 4, 2]
+
+
+@pytest.mark.parametrize(("r", "step"), steps(CONCATENATED))
+def test_concatenated_order_is_goldens(r, step):
+    """Golden's outputs as they stand, class token included."""
+    x = step["x_in"].clone().requires_grad_()
+    matching = match(x, r, class_token(step), Method(order="concat"))
+    if "size_out" in step:
+        size = step.get("size_in", torch.ones_like(x[..., :1])).squeeze(-1)
+        merged, size = matching.merge(x, size)
+        assert_close(size.unsqueeze(-1), step["size_out"])
+    else:
+        merged = matching.merge(x)
+    assert_close(merged, step["x_out"])
+    if "token_position_out" in step:
+        assert (matching.cls_index == step["token_position_out"]).all()
+    merged.backward(step["grad_coeffs"])
+    assert_close(x.grad, step["grad_x_in"])

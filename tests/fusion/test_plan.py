@@ -1,4 +1,8 @@
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fusion
 
@@ -45,6 +49,54 @@ def test_counts_before_the_first_layer_and_after_each():
     )
 
 
+@given(
+    st.sampled_from([("all", None), ("interleaved", None), ("lower", 4), ("upper", 2)]),
+    st.integers(1, 100),
+    st.sampled_from(fusion.SCHEDULES),
+)
+def test_a_total_is_shared_out_over_the_strategys_layers(strategy, total, schedule):
+    name, layer = strategy
+    plan = fusion.plan(name, DEPTH, layer, total=total, schedule=schedule)
+    assert sum(plan) == total
+    fusing = [r for r, one in zip(plan, fusion.plan(name, DEPTH, layer, tokens=1), strict=True) if one]
+    assert sum(fusing) == total
+    if schedule == "constant":
+        assert max(fusing) - min(fusing) <= 1
+    else:
+        falling = fusing if schedule == "decreasing" else fusing[::-1]
+        assert all(later <= earlier + 1 for earlier, later in pairwise(falling))  # whole tokens: one may lag behind
+
+
+def test_schedules():
+    assert fusion.plan("all", 5, total=20, schedule="decreasing") == (8, 6, 4, 2, 0)
+    assert fusion.plan("all", 5, total=20, schedule="increasing") == (0, 2, 4, 6, 8)
+    assert fusion.plan("upper", 6, 1, tokens=4, schedule="decreasing") == (0, 8, 6, 4, 2, 0)
+    assert fusion.plan("interleaved", 6, total=7) == (0, 2, 0, 3, 0, 2)
+
+
+def test_a_written_plan():
+    assert fusion.parse_plan("0,0, 8,3", 4) == (0, 0, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1", "--fusion-plan has 2 numbers, the model 4 layers"),
+        ("0,1,x,2", "--fusion-plan must be whole numbers between commas, not '0,1,x,2'"),
+        ("", "whole numbers between commas"),
+        ("0,1,-2,2", "--fusion-plan must hold numbers of at least 0, not -2"),
+    ],
+)
+def test_a_wrong_written_plan(text, message):
+    with pytest.raises(ValueError, match=message):
+        fusion.parse_plan(text, 4)
+
+
+@pytest.mark.parametrize(("share", "total"), [(1.0, 0), (0.5, 98), (0.25, 147), (0.0, 196), (0.01, 194)])
+def test_share_to_keep(share, total):
+    assert fusion.total_to_keep(share, 196) == total
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -66,6 +118,13 @@ def test_counts_before_the_first_layer_and_after_each():
         ({"strategy": "all"}, "fuses nothing without --fusion-token"),
         ({"strategy": "upper", "layer": 2}, "fuses nothing without --fusion-token"),
         ({"strategy": "interleaved", "depth": 1, "tokens": 3}, "after no layer of a model with 1"),
+        ({"strategy": "all", "tokens": 3, "total": 9}, "--fusion-token and --fusion-total exclude each other"),
+        ({"strategy": "all", "total": 0}, "fuses nothing without"),
+        ({"strategy": "all", "total": -3}, "--fusion-total must be at least 0, not -3"),
+        ({"strategy": "no", "total": 3}, "--fusion-total 3 fuses nothing"),
+        ({"strategy": "all", "tokens": 3, "schedule": "rising"}, "--fusion-schedule must be one of constant, decr"),
+        ({"strategy": "no", "schedule": "increasing"}, "--fusion-schedule increasing has no effect where no layer"),
+        ({"strategy": "upper", "layer": 5, "total": 3, "schedule": "decreasing"}, "has no effect where 1 layer"),
     ],
 )
 def test_refuses_what_would_change_nothing(arguments, message):

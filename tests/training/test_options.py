@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.options import fail, get_args_parser, parse_args
+from training.options import fail, get_args_parser, parse_args, parse_over
 
 DEIT_FLAGS = """
     --batch-size --epochs --model --input-size --drop --drop-path --model-ema --model-ema-decay --opt --opt-eps
@@ -11,7 +11,7 @@ DEIT_FLAGS = """
     --smoothing --train-interpolation --repeated-aug --reprob --remode --recount --mixup --cutmix --cutmix-minmax
     --mixup-prob --mixup-switch-prob --mixup-mode --data-path --data-set --inat-category --output_dir --device --seed
     --resume --start_epoch --eval --eval-crop-ratio --dist-eval --num_workers --pin-mem --unscale-lr --if_amp --no_amp
-    --amp-dtype --local-rank --world_size --dist_url --fusion-strategy --fusion-layer --fusion-token
+    --amp-dtype --local-rank --world_size --dist_url --fusion-strategy --fusion-layer --fusion-token --finetune
     --no-model-ema --no-repeated-aug --no-pin-mem
 """.split()
 
@@ -180,3 +180,26 @@ def test_quiet_processes_leave_the_time_to_speak(monkeypatch):
         with pytest.raises(SystemExit):
             fail("no data")
     assert waited == [7]
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("", ("upper", 3, 2, None, "FOLDER", "/images", 0.9)),
+        ("--fusion-token 4", ("upper", 3, 4, None, "FOLDER", "/images", 0.9)),
+        ("--fusion-strategy all --fusion-token 1", ("all", None, 1, None, "FOLDER", "/images", 0.9)),
+        ("--fusion-strategy no", ("no", None, 0, None, "FOLDER", "/images", 0.9)),
+        ("--fusion-plan 0,1", ("no", None, 0, "0,1", "FOLDER", "/images", 0.9)),
+        ("--data-path /moved", ("upper", 3, 2, None, "FOLDER", "/moved", 0.9)),
+        ("--data-set DIGITS", ("upper", 3, 2, None, "DIGITS", None, 0.9)),
+        ("--data-set FOLDER --data-path /x", ("upper", 3, 2, None, "FOLDER", "/x", 0.9)),
+    ],
+)
+def test_a_command_line_goes_before_a_runs_settings(command, found):
+    run = "--fusion-strategy upper --fusion-layer 3 --fusion-token 2 --data-set FOLDER --data-path /images"
+    settings = vars(parse_args([*run.split(), "--eval-crop-ratio", "0.9"]))
+    parser = get_args_parser()
+    args = parse_over(parser, command.split(), settings)
+    names = ("fusion_strategy", "fusion_layer", "fusion_token", "fusion_plan", "data_set", "data_path")
+    assert tuple(getattr(args, name) for name in (*names, "eval_crop_ratio")) == found
+    assert parse_over(parser, command.split(), {}) == parser.parse_args(command.split())

@@ -1,0 +1,183 @@
+"""Ablations: each changes what it says, as a loop over tokens would, and nothing else."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+import fusion
+from fusion import Method, TokenFusion, match
+
+
+class Tokens(NamedTuple):
+    hidden: Tensor
+    residual: Tensor
+    cls_index: Tensor
+    size: Tensor
+    source: Tensor | None = None
+
+
+def make_tokens(B=2, L=17, D=6, K=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden, residual = torch.randn(2, B, L, D, generator=generator, dtype=torch.float64)
+    size = torch.randint(1, 5, (B, L), generator=generator).double()
+    cls_index = torch.rand(B, L, generator=generator).argsort(dim=1)[:, :K]
+    return Tokens(hidden, residual, cls_index, size)
+
+
+def similarity_by_hand(a, b, distance):
+    if distance == "cosine":
+        return (sum(x * y for x, y in zip(a, b, strict=True)) / (a.norm() * b.norm())).item()
+    if distance == "l2":
+        return -sum((x - y) ** 2 for x, y in zip(a, b, strict=True)).sqrt().item()
+    return -sum((x - y).abs() for x, y in zip(a, b, strict=True)).item()
+
+
+def fuse_by_hand(tokens, image, r, metric, method):
+    """Hidden, residual and sizes of one image after fusion, as lists, by loops."""
+    hidden, residual, size = tokens.hidden[image], tokens.residual[image], tokens.size[image]
+    protected = tokens.cls_index[image].tolist()
+    patches = [i for i in range(len(hidden)) if i not in protected]
+    a, b = patches[::2], patches[1::2]
+    best = [max((similarity_by_hand(metric[i], metric[j], method.distance), j) for j in b) for i in a]
+    order = sorted(range(len(a)), key=lambda k: -best[k][0])
+    groups = {i: [i] for i in range(len(hidden))}
+    for k in order[:r]:
+        if method.reduce == "fuse":
+            groups[best[k][1]].append(a[k])
+        del groups[a[k]]
+    kept = sorted(groups)
+    if method.order == "concat":
+        kept = [a[k] for k in order[r:]] + b
+        for position in sorted(protected):
+            kept.insert(max(position - r, 0), position)
+    weight = size if method.average == "size" else torch.ones_like(size)
+
+    def mean(x, group):
+        return sum(x[i] * weight[i] for i in group) / sum(weight[i] for i in group)
+
+    return (
+        torch.stack([mean(hidden, groups[i]) for i in kept]),
+        torch.stack([mean(residual, groups[i]) for i in kept]),
+        torch.stack([sum(size[i] for i in groups[i_]) for i_ in kept]),
+        [kept.index(i) for i in protected],
+    )
+
+
+METHODS = st.builds(
+    Method,
+    average=st.sampled_from(fusion.CHOICES["average"]),
+    metric=st.sampled_from(fusion.CHOICES["metric"]),
+    distance=st.sampled_from(fusion.CHOICES["distance"]),
+    order=st.sampled_from(fusion.CHOICES["order"]),
+) | st.builds(
+    Method,
+    reduce=st.just("prune"),
+    metric=st.sampled_from(fusion.CHOICES["metric"]),
+    distance=st.sampled_from(fusion.CHOICES["distance"]),
+    order=st.sampled_from(fusion.CHOICES["order"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(METHODS, st.integers(4, 19), st.integers(0, 1), st.integers(0, 1000), st.data())
+def test_every_combination_agrees_with_loops(method, length, K, seed, data):
+    tokens = make_tokens(L=length, K=K, seed=seed)
+    r = data.draw(st.integers(1, (length - K) // 2))
+    fused = TokenFusion(r, method)(tokens)
+    metric = {
+        "hidden": tokens.hidden,
+        "residual": tokens.residual,
+        "input": tokens.hidden + tokens.residual,
+    }[method.metric]
+    for image in range(2):
+        hidden, residual, size, classes = fuse_by_hand(tokens, image, r, metric[image], method)
+        assert_close(fused.hidden[image], hidden)
+        assert_close(fused.residual[image], residual)
+        assert_close(fused.size[image], size)
+        assert fused.cls_index[image].tolist() == classes
+
+
+@pytest.mark.parametrize(
+    ("changed", "same_groups"),
+    [
+        ({"average": "size"}, True),
+        ({"metric": "residual"}, False),
+        ({"metric": "input"}, False),
+        ({"distance": "l2"}, False),
+        ({"distance": "l1"}, False),
+        ({"order": "concat"}, True),
+        ({"reduce": "prune"}, True),
+        ({"match": "random"}, False),
+    ],
+)
+def test_each_choice_changes_what_it_says_and_nothing_else(changed, same_groups):
+    tokens = make_tokens(L=33)
+    plain, other = (TokenFusion(8, method) for method in (Method(), Method(**changed)))
+    pairs = []
+    for layer in (plain, other):
+        layer.observe = lambda m: pairs.append(sorted(zip(m.source[0].tolist(), m.target[0].tolist(), strict=True)))
+    before, after = plain(tokens), other(tokens)
+    assert before.hidden.shape == after.hidden.shape
+    assert not torch.equal(before.hidden, after.hidden)
+    assert (pairs[0] == pairs[1]) == same_groups
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1"])
+def test_distances_keep_their_precision_for_near_tokens(distance):
+    """Far from zero, a distance by products would drown in rounding: here the nearest differ by a thousandth."""
+    near = torch.tensor([[1000.0, 0.0], [1000.002, 0.0], [1001.0, 0.0], [1000.001, 0.0]])
+    matching = match(near[None], 1, None, Method(distance=distance))
+    assert matching.source.tolist() == [[0]]
+    assert matching.target.tolist() == [[3]]
+
+
+def test_random_matching_follows_the_seed_and_spreads():
+    x = torch.zeros(1, 40, 4)
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(match(x, 10, None, Method(match="random")))
+    assert torch.equal(found[0].source, found[1].source)
+    assert not torch.equal(found[0].source, found[2].source)
+    assert len(found[0].target.unique()) > 4  # of 20, where equal similarities would all choose the first
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 4), st.integers(2, 20), st.integers(0, 1000), st.data())
+def test_concatenation_keeps_every_token_however_class_tokens_stand(K, patches, seed, data):
+    tokens = make_tokens(L=patches + K, K=K, seed=seed)
+    r = data.draw(st.integers(1, patches // 2))
+    matching = match(tokens.hidden, r, tokens.cls_index, Method(order="concat"))
+    for image in range(2):
+        assert sorted([*matching.keep[image].tolist(), *matching.source[image].tolist()]) == list(range(patches + K))
+        at = matching.cls_index[image].tolist()
+        assert matching.keep[image, at].tolist() == tokens.cls_index[image].tolist()
+
+
+def test_gradients_pass_where_values_do():
+    tokens = make_tokens()
+    hidden = tokens.hidden.requires_grad_()
+    fused = TokenFusion(5, Method(reduce="prune"))(tokens)
+    (gradient,) = torch.autograd.grad(fused.hidden.sum(), hidden)
+    assert gradient.sum() == 2 * 12 * 6
+    assert ((gradient == 0) | (gradient == 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"average": "median"}, "--fusion-average must be one of mean, size, not 'median'"),
+        ({"distance": "l3"}, "--fusion-distance must be one of cosine, l2, l1"),
+        ({"reduce": "prune", "average": "size"}, "--fusion-average size has no effect with --fusion-reduce prune"),
+        ({"match": "random", "metric": "residual"}, "no effect with --fusion-match random"),
+        ({"match": "random", "distance": "l1"}, "no effect with --fusion-match random"),
+    ],
+)
+def test_refuses_what_is_unknown_or_without_effect(choices, message):
+    with pytest.raises(ValueError, match=message):
+        Method(**choices)
