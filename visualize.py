@@ -25,9 +25,9 @@ from training.models import fuse, restore
 from training.options import (
     HelpFormatter,
     Parser,
+    add_checkpoint_flags,
     add_data_flags,
     add_fusion_flags,
-    add_input_size,
     count,
     fail,
     parse_over,
@@ -40,16 +40,13 @@ PROGRAM = "visualize.py"
 def get_args_parser() -> argparse.ArgumentParser:
     """The parser of visualize.py."""
     parser = Parser(PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=HelpFormatter)
+    add_checkpoint_flags(parser)
     add = parser.add_argument_group("pictures").add_argument
-    add("--resume", required=True, metavar="FILE", help="the checkpoint")
     add("--image", metavar="FILE", help="an image to look at; a test image of the data set if not given")
     add("--index", type=count, default=0, metavar="N", help="which test image")
     add("--layers", type=count, nargs="+", metavar="I", help="layers whose groups to draw; three depths if not given")
     add("--images", type=positive, default=256, metavar="N", help="test images to measure similarity over")
     add("--output_dir", default="pictures", metavar="DIR", help="where the pictures go")
-    add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="NAME", help="a model of models_mamba.py, for a checkpoint that doesn't say")
-    add_input_size(add)
     add_fusion_flags(parser)
     add_data_flags(parser)
     return parser

@@ -35,9 +35,9 @@ from training.models import restore
 from training.options import (
     HelpFormatter,
     Parser,
+    add_checkpoint_flags,
     add_data_flags,
     add_fusion_method_flags,
-    add_input_size,
     fail,
     parse_over,
     positive,
@@ -51,8 +51,8 @@ COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second"
 def get_args_parser() -> argparse.ArgumentParser:
     """The parser of sweep_tokens.py."""
     parser = Parser(PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=HelpFormatter)
+    add_checkpoint_flags(parser)
     add = parser.add_argument_group("sweep").add_argument
-    add("--resume", required=True, metavar="FILE", help="the checkpoint")
     add("--budgets", type=positive, nargs="+", required=True, metavar="N", help="tokens to fuse in all layers together")
     add(
         "--strategies",
@@ -68,9 +68,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
     add("--output_dir", metavar="DIR", help="where sweep.json, sweep.csv and sweep.png go")
-    add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="NAME", help="a model of models_mamba.py, for a checkpoint that doesn't say")
-    add_input_size(add)
     add_fusion_method_flags(parser.add_argument_group("token fusion").add_argument)
     add_data_flags(parser)
     return parser

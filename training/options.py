@@ -180,6 +180,14 @@ def add_input_size(add: Callable) -> None:
     )
 
 
+def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
+    """The group of flags that name a trained model."""
+    add = parser.add_argument_group("checkpoint").add_argument
+    add("--resume", required=True, metavar="FILE", help="the checkpoint")
+    add("--model", metavar="NAME", help="a model of models_mamba.py, for a checkpoint that doesn't say")
+    add_input_size(add)
+
+
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """The group of flags that say which images."""
     add = parser.add_argument_group("data").add_argument
