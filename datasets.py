@@ -78,6 +78,12 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--data-set {name} needs --data-path")
 
 
+def check_indexed(args: argparse.Namespace) -> None:
+    """Check that single images can be asked for; ValueError for a stream."""
+    if args.data_set.lower().startswith(("wds/", "tfds/")):
+        raise ValueError(f"--data-set {args.data_set}: is a stream, of which no single images can be asked for")
+
+
 def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
     """Build what turns an RGB image of any size into a tensor [3, H, W], for training or for evaluation.
 

@@ -2,17 +2,19 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
-from timm.utils import AverageMeter, ModelEmaV3, accuracy
+from timm.utils import ModelEmaV3, accuracy
 from torch import Tensor, nn
 
 from training.distributed import World, all_reduce
 from training.memory import PeakMemory
 from training.progress import Progress
+from training.randomness import seed_all
+from training.steps import BadSteps, EpochSums
 
 
 def train_one_epoch(
@@ -23,11 +25,15 @@ def train_one_epoch(
     world: World,
     epoch: int,
     *,
+    seed: int = 0,
+    sums: EpochSums | None = None,
+    after_step: Callable[[], None] = lambda: None,
     mixup: Mixup | None = None,
     ema: ModelEmaV3 | None = None,
     autocast: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
     clip_grad: float | None = None,
+    bad_steps: BadSteps = BadSteps(),
     memory: PeakMemory,
 ) -> dict[str, float]:
     """Train on every batch of the loader once.
@@ -35,33 +41,39 @@ def train_one_epoch(
     Args:
         model: Images [B, 3, H, W] to logits [B, classes]; wrapped for several processes where there are.
         criterion: Loss of logits and targets.
-        loader: Batches of images and labels [B].
+        loader: Batches of images and labels [B]; those that are left, where sums has steps already.
         optimizer: Steps once a batch.
         world: This process among all.
-        epoch: Its number, for messages.
+        epoch: Its number.
+        seed: With epoch, step and rank it decides all that is random in a step.
+        sums: What the epoch has summed up before an interruption; goes on here.
+        after_step: Called after each step.
         mixup: Mixes images and turns labels into targets [B, classes].
         ema: Average of the weights, updated every step.
         autocast: What mixed precision computes in; None for fp32.
-        scaler: Scales the loss, for fp16.
+        scaler: Scales the loss, for fp16; the steps that it skips don't count as bad.
         clip_grad: Largest norm of the gradient.
+        bad_steps: What happens where a loss or a gradient is not finite.
         memory: Its peak is reset here and read at the end.
 
     Returns:
-        train_loss and train_grad_norm (means over steps; norms that are not finite, of which a scaler makes some, stay
-        out, and where none is finite it is 0), lr, train_seconds, data_seconds (spent waiting for images),
-        images_per_second, peak_memory_mb and training_memory_mb; sums and maxima over all processes.
+        train_loss and train_grad_norm (means over steps; what is not finite stays out, and where nothing is finite it
+        is 0), skipped_steps, lr, train_seconds, data_seconds (spent waiting for images), images_per_second,
+        peak_memory_mb and training_memory_mb; sums and maxima over all processes.
 
     Raises:
-        FloatingPointError: The loss is not finite; names epoch, step and the last finite loss.
+        FloatingPointError: More bad steps than allowed; names epoch, step, loss, gradient norm and learning rate.
     """
     model.train()
     memory.reset()
-    losses, norms = AverageMeter(), AverageMeter()
-    images_seen, data_seconds, norm = 0, 0.0, 0.0
-    progress = Progress(loader, f"epoch {epoch}", world.is_main)
-    start = waiting_since = time.perf_counter()
-    for step, (images, labels) in enumerate(progress):
-        data_seconds += time.perf_counter() - waiting_since
+    sums = EpochSums() if sums is None else sums
+    last_loss = last_norm = math.nan
+    progress = Progress(loader, f"epoch {epoch}", world.is_main, done=sums.steps)
+    waiting_since = time.perf_counter()
+    start = waiting_since - sums.seconds
+    for images, labels in progress:
+        sums.data_seconds += time.perf_counter() - waiting_since
+        seed_all(seed, epoch, sums.steps, world.rank)
         images = images.to(world.device, non_blocking=True)
         targets = labels.to(world.device, non_blocking=True)
         if mixup is not None:
@@ -69,32 +81,45 @@ def train_one_epoch(
 
         with _autocast(world.device, autocast):
             loss = criterion(model(images), targets)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"epoch {epoch}, step {step}: the loss is {loss.item()}; the last finite loss was {losses.val:.4f}, "
-                f"gradient norm {norm:.4g}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
-            )
-        norm = _update(model, loss, optimizer, scaler, clip_grad)
+        if bad_steps.replace_losses:
+            loss = loss.nan_to_num()
+        loss_value, norm = loss.item(), math.nan
+        loss_is_finite = _is_finite_everywhere(loss_value, world)
+        if loss_is_finite:
+            norm = _update(model, loss, optimizer, scaler, clip_grad)
+            sums.loss, sums.images = sums.loss + loss_value * len(images), sums.images + len(images)
         if math.isfinite(norm):
-            norms.update(norm)
-        if ema is not None:
-            ema.update(getattr(model, "module", model))
+            sums.norm, sums.norms = sums.norm + norm, sums.norms + 1
+            last_loss, last_norm = loss_value, norm
+            if ema is not None:
+                ema.update(getattr(model, "module", model))
+        else:
+            sums.skipped += 1
+            expected = scaler is not None if loss_is_finite else bad_steps.skip_losses
+            sums.bad += not expected
+            if sums.bad > bad_steps.allowed:
+                what = f"the gradient norm is {norm}" if loss_is_finite else f"the loss is {loss_value}"
+                raise FloatingPointError(
+                    f"epoch {epoch}, step {sums.steps}: {what}; the last good step had loss {last_loss:.4f}, "
+                    f"gradient norm {last_norm:.4g}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
+                )
 
-        losses.update(loss.item(), len(images))
-        images_seen += len(images)
-        progress.note = f"loss {losses.avg:.4f}, lr {optimizer.param_groups[0]['lr']:.3g}"
+        sums.steps += 1
+        progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {optimizer.param_groups[0]['lr']:.3g}"
         waiting_since = time.perf_counter()
-    if not images_seen:
+        sums.seconds = waiting_since - start
+        after_step()
+    if not sums.steps:
         raise ValueError("the training data gave no batch")
 
-    seconds = time.perf_counter() - start
-    loss_sum, images_seen = all_reduce([losses.sum, images_seen], world)
+    loss_sum, images_seen = all_reduce([sums.loss, sums.images], world)
     seconds, data_seconds, peak, training = all_reduce(
-        [seconds, data_seconds, memory.peak_mb(), memory.training_mb()], world, "MAX"
+        [sums.seconds, sums.data_seconds, memory.peak_mb(), memory.training_mb()], world, "MAX"
     )
     return {
-        "train_loss": loss_sum / images_seen,
-        "train_grad_norm": norms.avg,
+        "train_loss": loss_sum / max(images_seen, 1),
+        "train_grad_norm": sums.norm / max(sums.norms, 1),
+        "skipped_steps": sums.skipped,
         "lr": optimizer.param_groups[0]["lr"],
         "train_seconds": seconds,
         "data_seconds": data_seconds,
@@ -121,18 +146,23 @@ def _update(
     scaler: torch.amp.GradScaler | None,
     clip_grad: float | None,
 ) -> float:
-    """Step against the gradient of the loss; returns the gradient's norm before clipping."""
+    """Step against the gradient of the loss, where it is finite; returns the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
     (loss if scaler is None else scaler.scale(loss)).backward()
     if scaler is not None:
         scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad or math.inf)
-    if scaler is None:
-        optimizer.step()
-    else:
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad or math.inf).item()
+    if scaler is not None:
         scaler.step(optimizer)
         scaler.update()
-    return norm.item()
+    elif math.isfinite(norm):
+        optimizer.step()
+    return norm
+
+
+def _is_finite_everywhere(loss: float, world: World) -> bool:
+    """Whether the loss is finite on every process: all must do the same, since their gradients are averaged."""
+    return all_reduce([float(math.isfinite(loss))], world, "MIN") == [1.0]
 
 
 @torch.inference_mode()
@@ -144,6 +174,7 @@ def evaluate(
     autocast: torch.dtype | None = None,
     shared_out: bool = False,
     label: str = "test",
+    after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Classify every image of the loader.
 
@@ -154,6 +185,7 @@ def evaluate(
         autocast: What mixed precision computes in; None for fp32.
         shared_out: Each process has its own part of the images: sum over processes.
         label: Shown with the progress.
+        after_batch: Called after each batch.
 
     Returns:
         loss, acc1 and acc5 (percent), seconds.
@@ -168,17 +200,19 @@ def evaluate(
             logits = model(images)
         batch1, batch5 = accuracy(logits, labels, topk=(1, 5))
         loss_sum += F.cross_entropy(logits.float(), labels, reduction="sum").item()
-        top1 += batch1.item() * len(images)
-        top5 += batch5.item() * len(images)
+        # Whole images, so that the sum is the same however they are shared out to batches and processes.
+        top1 += round(batch1.item() / 100 * len(images))
+        top5 += round(batch5.item() / 100 * len(images))
         images_seen += len(images)
+        after_batch()
     if shared_out:
         loss_sum, top1, top5, images_seen = all_reduce([loss_sum, top1, top5, images_seen], world)
     if not images_seen:
         raise ValueError("the test data gave no batch")
     return {
         "loss": loss_sum / images_seen,
-        "acc1": top1 / images_seen,
-        "acc5": top5 / images_seen,
+        "acc1": 100 * top1 / images_seen,
+        "acc5": 100 * top5 / images_seen,
         "seconds": time.perf_counter() - start,
     }
 

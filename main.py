@@ -13,31 +13,26 @@ import re
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
-from timm.data import Mixup
-from timm.models import list_models
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler
 from timm.utils import random_seed
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 import datasets
 import fusion
 import ssm
-from engine import evaluate, train_one_epoch
-from fusion import pictures
+from engine import evaluate
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
-from training.distributed import World, init_world, launched, main_process_first, relaunch
-from training.loaders import shared_out, test_loader, train_loader
+from training.distributed import World, be_deterministic, init_world, launched, main_process_first, relaunch
+from training.loaders import shared_out, test_loader
 from training.logbook import Logbook, open_directory
-from training.losses import create_criterion
-from training.memory import PeakMemory
 from training.models import build_model, fuse, start_from
-from training.options import fail, nearest, parse_args
-from training.overview import describe_epoch, describe_evaluation, print_overview, versions
-from training.state import TrainingState, WeightAverage
+from training.options import check_known, fail, parse_args
+from training.overview import describe_evaluation, print_overview, versions
+from training.run import autocast_dtype, train
+from training.state import TrainingState, WeightAverage, changed_settings
+from training.steps import EpochSums
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,20 +47,24 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     try:
+        if args.deterministic:
+            be_deterministic()
         world = init_world(args.device)
         ssm.pick(world.device.type)
         keeps_log = args.output_dir and world.is_main and not args.eval
+        args.processes = world.size
+        if args.auto_resume:
+            args.resume = checkpoint.newest(Path(args.output_dir))
         saved = checkpoint.load(args.resume) if args.resume else None
         if keeps_log:
-            open_directory(Path(args.output_dir), args.resume)
+            open_directory(Path(args.output_dir), args.resume, args.auto_resume)
         train_set, test_set = build_data(args, world)
         model.reset_classifier(args.nb_classes)
         args.flops = fusion.flops(model)
-        args.weights = start_from(model, args.finetune) if args.finetune else args.resume or "new"
+        args.weights = args.resume or (start_from(model, args.finetune) if args.finetune else "new")
         if saved is not None:
             saved = fit_weights(saved, model, args)
             model.load_state_dict(saved["model"])
-        random_seed(args.seed, world.rank)  # other augmentation on every process
         model.to(world.device)
         state = None if args.eval else build_state(args, world, model, saved)
     except (ValueError, OSError) as error:
@@ -96,12 +95,7 @@ def last_line(error: Exception) -> str:
 
 def check_names(args: argparse.Namespace) -> None:
     """Find misspelt names before anything is built; ValueError with the nearest ones."""
-    for flag, name, known in (
-        ("--model", args.model, list_models(module="models_mamba")),
-        ("--opt", args.opt.lower(), list_optimizers()),
-    ):
-        if name not in known:
-            raise ValueError(f"{flag} {name}: no such name{nearest(name, known) or ', known are ' + ', '.join(known)}")
+    check_known("--opt", args.opt.lower(), list_optimizers())
     check_optimizer(args)
     datasets.check(args)
 
@@ -174,11 +168,20 @@ def build_state(args: argparse.Namespace, world: World, model: VisionMamba, save
     if saved is not None:
         try:
             state.load_state_dict(saved)
+            go_on(args, state, changed_settings(saved.get("settings", {}), vars(args)))
         except ValueError as error:
             raise ValueError(f"--resume {args.resume}: {error}") from error
     elif state.epoch:
         scheduler.step(state.epoch)
     return state
+
+
+def go_on(args: argparse.Namespace, state: TrainingState, changed: list[str]) -> None:
+    """See that a continued run will end as if it had not been interrupted; ValueError where it can't."""
+    if changed and not args.resume_anyway:
+        raise ValueError(f"{', '.join(changed)}: weights would differ from those of one run; --resume-anyway allows it")
+    if changed and state.sums.steps:
+        state.sums = EpochSums()  # the batches that are left of the epoch are others now
 
 
 def build_optimizer(args: argparse.Namespace, model: VisionMamba) -> torch.optim.Optimizer:
@@ -198,93 +201,6 @@ def build_optimizer(args: argparse.Namespace, model: VisionMamba) -> torch.optim
         )
     except Exception as error:  # each optimizer has its own ways to fail
         raise ValueError(f"--opt {args.opt}: {str(error) or type(error).__name__}") from error
-
-
-def autocast_dtype(args: argparse.Namespace, world: World) -> torch.dtype | None:
-    """What mixed precision computes in, None for fp32; by default it is on for a GPU only."""
-    on = world.device.type == "cuda" if args.amp is None else args.amp
-    return getattr(torch, args.amp_dtype) if on else None
-
-
-def build_mixup(args: argparse.Namespace) -> Mixup | None:
-    """timm's mixup and cutmix, if either is on."""
-    if not args.mixed:
-        return None
-    return Mixup(
-        args.mixup,
-        args.cutmix,
-        args.cutmix_minmax,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-        mode=args.mixup_mode,
-        label_smoothing=args.smoothing,
-        num_classes=args.nb_classes,
-    )
-
-
-def train(
-    args: argparse.Namespace,
-    world: World,
-    state: TrainingState,
-    logbook: Logbook | None,
-    train_set: Dataset,
-    test_set: Dataset,
-) -> None:
-    """Train every epoch that is left, and after each evaluate, log and save."""
-    model = DistributedDataParallel(state.model) if world.size > 1 else state.model
-    train_batches, test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
-    criterion, mixup = create_criterion(args.mixed, args.smoothing), build_mixup(args)
-    dtype, memory = autocast_dtype(args, world), PeakMemory(world.device)
-    shared = shared_out(test_set, args)
-    if not memory.resets and world.is_main:
-        print("peak memory can't be reset on this system: it is that of the whole run, not of each epoch")
-    memory.start_training()
-    for epoch in range(state.epoch, args.last_epoch):
-        set_epoch(train_batches, epoch)
-        record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name} | train_one_epoch(
-            model,
-            criterion,
-            train_batches,
-            state.optimizer,
-            world,
-            epoch,
-            mixup=mixup,
-            ema=state.ema,
-            autocast=dtype,
-            scaler=state.scaler,
-            clip_grad=args.clip_grad,
-            memory=memory,
-        )
-        for prefix, evaluated in state.evaluated_models():
-            scores = evaluate(evaluated, test_batches, world, autocast=dtype, shared_out=shared, label=prefix)
-            record |= {f"{prefix}_{name}": value for name, value in scores.items()}
-        state.finish_epoch(record["test_acc1"])
-        if logbook:
-            logbook.write(record)
-            save(state, Path(args.output_dir), best=state.best_acc1 == record["test_acc1"])
-            if args.log_images and (epoch + 1) % args.log_images == 0:
-                logbook.write_pictures(draw_first_image(state.model, test_set, world), epoch)
-        if world.is_main:
-            print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
-
-
-def set_epoch(loader: DataLoader, epoch: int) -> None:
-    """Give the epoch its own order; streams have no sampler and order themselves."""
-    ordered = loader.sampler if hasattr(loader.sampler, "set_epoch") else loader.dataset
-    ordered.set_epoch(epoch)
-
-
-def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dict[str, Figure]:
-    """What fusion does to the first test image, as figures by name."""
-    image, _ = next(iter(test_set))
-    return pictures.draw_all(model, image.to(world.device), pictures.three_depths(model))
-
-
-def save(state: TrainingState, output_dir: Path, best: bool) -> None:
-    """Write checkpoint.pth, and best_checkpoint.pth when this epoch is the best so far."""
-    names = ["checkpoint.pth", "best_checkpoint.pth"] if best else ["checkpoint.pth"]
-    for name in names:
-        checkpoint.save(output_dir / name, state.state_dict())
 
 
 def evaluate_checkpoint(args: argparse.Namespace, world: World, model: VisionMamba, saved: dict, test_set) -> None:

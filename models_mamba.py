@@ -33,7 +33,8 @@ class Tokens(NamedTuple):
         residual: Sum of all outputs before it, [B, L, D]; None before the first layer.
         cls_index: Positions of the class tokens in each image, [B, K].
         size: How many patches each token stands for, [B, L].
-        source: For every original patch the position of the token that holds it, [B, M]; None unless asked for.
+        source: For every original patch the position of the token that holds it, or for which it was dropped, [B, M];
+            None unless asked for.
     """
 
     hidden: Tensor

@@ -43,9 +43,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_checkpoint_flags(parser)
     add = parser.add_argument_group("pictures").add_argument
     add("--image", metavar="FILE", help="an image to look at; a test image of the data set if not given")
-    add("--index", type=count, default=0, metavar="N", help="which test image")
+    add("--index", type=count, metavar="N", help="which test image, the first if not given")
     add("--layers", type=count, nargs="+", metavar="I", help="layers whose groups to draw; three depths if not given")
-    add("--images", type=positive, default=256, metavar="N", help="test images to measure similarity over")
+    add("--images", type=positive, metavar="N", help="test images to measure similarity over, 256 if not given")
     add("--output_dir", default="pictures", metavar="DIR", help="where the pictures go")
     add_fusion_flags(parser)
     add_data_flags(parser)
@@ -55,18 +55,21 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     parser = get_args_parser()
     args = parser.parse_args(argv)
+    if args.image and (args.index is not None or args.images):
+        parser.error("argument --image: is looked at instead of the data set, leave --index and --images out")
     try:
         saved = checkpoint.load(args.resume)
         args = parse_over(parser, argv, saved.get("settings", {}))
         model = restore(args, saved)
         fuse(model, args)
+        datasets.check_indexed(args)
         test_set = None if args.image else datasets.build_dataset(False, args)[0]
         layers = chosen_layers(args.layers, model)
         output_dir = Path(args.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         figures = pictures.draw_all(model, read_image(args, test_set), layers)
         if test_set is not None:
-            figures["redundancy"] = pictures.draw_redundancy(redundancies(model, test_set, args.images))
+            figures["redundancy"] = pictures.draw_redundancy(redundancies(model, test_set, args.images or 256))
         for name, figure in figures.items():
             figure.savefig(output_dir / f"{name}.png", dpi=150)
             print(output_dir / f"{name}.png")
@@ -85,9 +88,10 @@ def chosen_layers(wanted: list[int] | None, model: VisionMamba) -> list[int]:
 def read_image(args: argparse.Namespace, test_set: Dataset | None) -> Tensor:
     """The image of --image or the test image --index, as the model takes it, [3, H, W]."""
     if test_set is not None:
-        if args.index >= len(test_set):
-            raise ValueError(f"--index {args.index}: there are {len(test_set)} test images")
-        return test_set[args.index][0]
+        index = args.index or 0
+        if index >= len(test_set):
+            raise ValueError(f"--index {index}: there are {len(test_set)} test images")
+        return test_set[index][0]
     try:
         image = Image.open(args.image)
     except UnidentifiedImageError:

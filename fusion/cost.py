@@ -34,7 +34,7 @@ def cost(model: nn.Module) -> dict[str, int]:
             if block.fusion.method.match == "similar":
                 parts["matching"] += math.ceil(patches / 2) * (patches // 2) * model.embed_dim
             length -= block.fusion.r
-    read = length if model.global_pool == "max" else 1
+    read = {"max": length - model.num_prefix_tokens, "": length}.get(model.global_pool, 1)
     parts["head"] = read * model.embed_dim * model.num_classes
     return parts
 

@@ -45,7 +45,8 @@ def draw_groups(image: Tensor, trace: Trace, layers: Sequence[int], grid_size: t
     """The image, and for each layer the image with every fused group in its mean colour and outlined.
 
     Args:
-        image: [3, H, W] in [0, 1], the one that was traced, first of its batch.
+        image: [3, H, W] in [0, 1], the one that was traced, first of its batch. Patches that were pruned are drawn with
+            those that they were most similar to.
         trace: Of a forward pass with the image.
         layers: After which layers.
         grid_size: Patches of the model, (rows, columns).

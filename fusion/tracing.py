@@ -1,6 +1,7 @@
 """Look on while a model fuses: what went into each layer's tokens."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -15,18 +16,22 @@ class Trace:
     """What the last forward pass inside `trace` did.
 
     Attributes:
-        matchings: For each layer its Matching, None where it fuses nothing.
-        before: For each layer the model's tokens as its mixer left them.
-        after: For each layer the model's tokens after its fusion, with `source`.
+        before: For each layer that ran, the model's tokens as its mixer left them.
+        after: For each, the model's tokens after its fusion, with `source`.
+        matchings: For each its Matching, None where it fuses nothing.
     """
 
-    def __init__(self, depth: int) -> None:
-        self.matchings: list[Matching | None] = [None] * depth
+    def __init__(self) -> None:
         self.before: list[NamedTuple] = []
         self.after: list[NamedTuple] = []
+        self.matchings: list[Matching | None] = []
+        self._matching: Matching | None = None
 
     def groups(self, layer: int) -> Tensor:
-        """For every original patch, row by row, the position of the token that holds it after a layer: [B, M]."""
+        """For every original patch, row by row, the position of the token that it is in after a layer: [B, M].
+
+        A pruned patch is counted to the token that it was most similar to.
+        """
         return self.after[layer].source
 
     @property
@@ -34,49 +39,50 @@ class Trace:
         """Sequence lengths, before layer 0 and after each."""
         return tuple(tokens.hidden.shape[1] for tokens in (self.before[0], *self.after))
 
+    def _start(self, _: nn.Module, inputs: tuple[NamedTuple]) -> tuple[NamedTuple]:
+        """Forget the pass before, and let the tokens carry where each patch is."""
+        for recorded in (self.before, self.after, self.matchings):
+            recorded.clear()
+        (tokens,) = inputs
+        return (tokens._replace(source=positions_without(tokens.cls_index, tokens.hidden.shape[1])),)
+
+    def _note_matching(self, matching: Matching) -> None:
+        self._matching = matching
+
+    def _note_layer(self, _: nn.Module, inputs: tuple[NamedTuple], after: NamedTuple) -> None:
+        self.before.append(inputs[0])
+        self.after.append(after)
+        self.matchings.append(self._matching)
+        self._matching = None
+
 
 @contextmanager
 def trace(model: nn.Module) -> Iterator[Trace]:
     """Record the forward passes of a model inside this context; outside of it nothing is kept and nothing costs.
 
+    With gradient checkpointing the backward pass runs layers again: it belongs outside.
+
     Args:
         model: as for `inject`; its layers are called one after the other with the tokens alone.
+
+    Raises:
+        RuntimeError: The model is traced already.
     """
-    record = Trace(len(model.layers))
-    fusions = [(i, block.fusion) for i, block in enumerate(model.layers)]
-    handles = [model.layers[0].register_forward_pre_hook(lambda _, inputs: _start(record, *inputs))]
-    for i, layer in fusions:
-        handles.append(layer.register_forward_hook(lambda _, inputs, output: _note(record, *inputs, output)))
-        if isinstance(layer, TokenFusion):
-            layer.observe = _noting_matching(record.matchings, i)
+    record = Trace()
+    fusing = [block.fusion for block in model.layers if isinstance(block.fusion, TokenFusion)]
+    if any(layer.observe for layer in fusing):
+        raise RuntimeError("this model is traced already")
+    handles = [model.layers[0].register_forward_pre_hook(record._start)]
+    handles += [block.fusion.register_forward_hook(record._note_layer) for block in model.layers]
+    for layer in fusing:
+        layer.observe = record._note_matching
     try:
         yield record
     finally:
         for handle in handles:
             handle.remove()
-        for _, layer in fusions:
-            if isinstance(layer, TokenFusion):
-                layer.observe = None
-
-
-def _start(record: Trace, tokens: NamedTuple) -> tuple[NamedTuple]:
-    """Forget the pass before, and let the tokens carry where each patch is."""
-    record.before.clear()
-    record.after.clear()
-    length = tokens.hidden.shape[1]
-    return (tokens._replace(source=positions_without(tokens.cls_index, length)),)
-
-
-def _note(record: Trace, before: NamedTuple, after: NamedTuple) -> None:
-    record.before.append(before)
-    record.after.append(after)
-
-
-def _noting_matching(matchings: list[Matching | None], layer: int) -> Callable[[Matching], None]:
-    def note(matching: Matching) -> None:
-        matchings[layer] = matching
-
-    return note
+        for layer in fusing:
+            layer.observe = None
 
 
 def similarity(tokens: NamedTuple) -> Tensor:
@@ -86,8 +92,13 @@ def similarity(tokens: NamedTuple) -> Tensor:
 
 
 def redundancy(tokens: NamedTuple) -> Tensor:
-    """How alike an image's patches are: each one's cosine to the patch most like it, averaged over them, [B]."""
+    """How alike an image's patches are: each one's cosine to the patch most like it, averaged over them, [B].
+
+    NaN where there is but one.
+    """
     patches = positions_without(tokens.cls_index, tokens.hidden.shape[1])
+    if patches.shape[1] < 2:
+        return tokens.hidden.new_full((len(patches),), math.nan)
     hidden = tokens.hidden.gather(1, patches.unsqueeze(-1).expand(-1, -1, tokens.hidden.shape[2]))
     alike = similarity(tokens._replace(hidden=hidden))
     return alike.diagonal_scatter(torch.full(alike.shape[:2], -1.0), dim1=1, dim2=2).amax(dim=2).mean(dim=1)

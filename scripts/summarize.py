@@ -29,7 +29,7 @@ def summarize(run: Path) -> tuple[str, ...]:
         raise ValueError(f"{run}: no epoch is finished yet")
     return (
         run.name,
-        settings["fusion_strategy"],
+        "plan" if settings.get("fusion_plan") else settings["fusion_strategy"],
         f"{len(epochs)} of {settings['last_epoch']}",
         f"{epochs[-1]['test_acc1']:.2f}",
         f"{median(epoch['train_seconds'] for epoch in epochs):.1f}",

@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         # The run's own fusion is not what is swept.
         settings = {name: value for name, value in saved.get("settings", {}).items() if not name.startswith("fusion_")}
         args = parse_over(parser, argv, settings)
+        datasets.check_indexed(args)
         world = init_world(args.device)
         model = restore(args, saved).to(world.device)
         contenders, misfits = build_contenders(args, model)
@@ -125,7 +126,8 @@ def build_contenders(args: argparse.Namespace, model: VisionMamba) -> tuple[list
             try:
                 plan = fusion.plan(name, depth, int(layer) if layer else None, total=budget)
             except ValueError as error:
-                raise ValueError(f"--strategies {text}: {error}") from None
+                hint = "" if layer else f" (as {name}:K)" if name in ("lower", "upper") else ""
+                raise ValueError(f"--strategies {text}: {error}{hint}") from None
             try:
                 fusion.inject(model, plan, method)
                 contenders.append((text, plan, method))

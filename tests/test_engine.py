@@ -1,6 +1,7 @@
 """The two loops: what they update, what they measure, and when they stop."""
 
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from engine import evaluate, mix, train_one_epoch
 from training.distributed import World
 from training.memory import PeakMemory
+from training.steps import BadSteps, EpochSums
 
 WORLD = World(torch.device("cpu"), 0, 1)
 
@@ -83,7 +85,7 @@ def test_times_and_memory_are_the_largest_of_all_processes(monkeypatch):
 
     def all_reduce(values, world, op="SUM"):
         reduced.append(op)
-        return [value * (2 if op == "SUM" else 3) for value in values]
+        return [value * {"SUM": 2, "MAX": 3, "MIN": 1}[op] for value in values]
 
     monkeypatch.setattr("engine.all_reduce", all_reduce)
     memory = PeakMemory(WORLD.device)
@@ -94,7 +96,7 @@ def test_times_and_memory_are_the_largest_of_all_processes(monkeypatch):
     result = train_one_epoch(
         model, nn.CrossEntropyLoss(), loader, torch.optim.SGD(model.parameters()), WORLD, 0, memory=memory
     )
-    assert reduced == ["SUM", "MAX"]
+    assert reduced == ["MIN", "MIN", "SUM", "MAX"]
     assert (result["peak_memory_mb"], result["training_memory_mb"]) == (300, 30)
     assert result["train_seconds"] % 3 == result["data_seconds"] % 3 == 0
     assert result["images_per_second"] == pytest.approx(2 * 12 / result["train_seconds"])
@@ -194,11 +196,92 @@ def test_a_batch_of_odd_length_can_be_mixed(images, mixed):
     assert len(x) == len(targets) == mixed
 
 
+def with_bad_batch(place, count=4):
+    found = batches(count)
+    found[place][0][0] = float("nan")
+    return found
+
+
 def test_a_loss_that_is_not_finite_says_where():
-    good, bad = batches(2), batches(1)
-    bad[0][0][0] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"epoch 3, step 2: the loss is nan; the last finite loss was \d"):
-        train(Classifier(), good + bad)
+    expected = (
+        r"epoch 3, step 2: the loss is nan; the last good step had loss \d.*, gradient norm \d.*, learning rate 0.1"
+    )
+    with pytest.raises(FloatingPointError, match=expected):
+        train(Classifier(), with_bad_batch(2))
+
+
+def test_a_gradient_that_is_not_finite_says_where():
+    model = Classifier()
+    model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = model.head.weight.clone()
+    with pytest.raises(FloatingPointError, match=r"epoch 3, step 0: the gradient norm is (inf|nan);"):
+        train(model, batches(2))
+    assert torch.equal(model.head.weight, before)
+
+
+def test_bad_steps_change_nothing_and_are_counted():
+    expected, model = Classifier(), Classifier()
+    good = with_bad_batch(1)
+    del good[1]
+    result, plain = train(model, with_bad_batch(1), bad_steps=BadSteps(allowed=1)), train(expected, good)
+    assert torch.equal(model.head.weight, expected.head.weight)
+    assert (result["skipped_steps"], plain["skipped_steps"]) == (1, 0)
+    assert result["train_loss"] == plain["train_loss"]
+    two = with_bad_batch(1)
+    two[3] = two[1]
+    with pytest.raises(FloatingPointError, match="step 3"):
+        train(Classifier(), two, bad_steps=BadSteps(allowed=1))
+
+
+def test_skipped_losses_do_not_count_as_bad():
+    loader = with_bad_batch(1)
+    loader[3] = loader[1]
+    assert train(Classifier(), loader, bad_steps=BadSteps(skip_losses=True))["skipped_steps"] == 2
+
+
+def test_replaced_losses_have_no_gradient():
+    model, loader = Classifier(), batches(1)
+
+    def criterion(logits, labels):
+        return nn.functional.cross_entropy(logits, labels) * 1e38 * 1e38
+
+    before = model.head.weight.clone()
+    result = train(model, loader, criterion=criterion, bad_steps=BadSteps(replace_losses=True))
+    assert result["train_loss"] > 1e38
+    assert torch.equal(model.head.weight, before)
+
+
+def test_what_is_random_follows_seed_epoch_and_step():
+    def draws(seed=0, sums=None):
+        found = []
+        model = Classifier()
+        model.register_forward_pre_hook(lambda *_: found.append(torch.rand(1).item()))
+        train(model, batches(4 - (sums.steps if sums else 0)), seed=seed, sums=sums)
+        return found
+
+    whole = draws()
+    assert len(set(whole)) == 4
+    assert draws() == whole
+    assert draws(sums=EpochSums(steps=2)) == whole[2:]
+    assert set(draws(seed=1)).isdisjoint(whole)
+
+
+def test_an_epoch_goes_on_with_its_sums():
+    whole, model = train(Classifier(), batches(4)), Classifier()
+    sums, kept = EpochSums(), []
+
+    def stop():
+        kept.append(EpochSums(**asdict(sums)))
+        if sums.steps == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, batches(4), sums=sums, after_step=stop)
+    assert [s.steps for s in kept] == [1, 2]
+    rest = train(model, batches(4)[2:], sums=sums)
+    for name in ("train_loss", "train_grad_norm", "skipped_steps"):
+        assert rest[name] == pytest.approx(whole[name], rel=1e-12)
+    assert rest["train_seconds"] > kept[-1].seconds > 0
 
 
 def test_no_batch_is_an_error():

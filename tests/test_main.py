@@ -15,6 +15,7 @@ import datasets
 import main
 import models_mamba
 from models_mamba import VisionMamba
+from training import run as run_module
 from training.distributed import World
 from training.logbook import read_log
 from training.options import parse_args
@@ -84,6 +85,7 @@ def test_an_epoch_leaves_a_line_scalars_and_checkpoints(run, tmp_path):
     assert [line["epoch"] for line in lines] == [0, 1]
     assert set(lines[0]) == {
         *("epoch", "scan_backend", "lr", "train_loss", "train_grad_norm", "train_seconds", "data_seconds"),
+        "skipped_steps",
         *("images_per_second", "peak_memory_mb", "training_memory_mb"),
         *(f"{model}_{score}" for model in ("test", "test_ema") for score in ("loss", "acc1", "acc5", "seconds")),
     }
@@ -99,7 +101,7 @@ def test_an_epoch_leaves_a_line_scalars_and_checkpoints(run, tmp_path):
 def test_best_checkpoint_is_the_epoch_with_the_best_accuracy(run, tmp_path, monkeypatch):
     scores = iter([50.0, 80.0, 60.0])
     monkeypatch.setattr(
-        main,
+        run_module,
         "evaluate",
         lambda *args, **kwargs: {"acc1": next(scores)} | dict.fromkeys(("loss", "acc5", "seconds"), 0.0),
     )
@@ -164,7 +166,7 @@ def test_gradients_are_clipped(run, tmp_path):
 def test_fp16_scales_the_loss_and_keeps_the_scale(run, tmp_path, monkeypatch):
     fp16 = ("--if_amp", "--amp-dtype", "float16", "--output_dir", tmp_path)
     scales = []
-    train_one_epoch = main.train_one_epoch
+    train_one_epoch = run_module.train_one_epoch
 
     def spy(*args, scaler, **kwargs):
         scales.append(scaler.get_scale())
@@ -172,7 +174,7 @@ def test_fp16_scales_the_loss_and_keeps_the_scale(run, tmp_path, monkeypatch):
         scaler.update(256.0)
         return record
 
-    monkeypatch.setattr(main, "train_one_epoch", spy)
+    monkeypatch.setattr(run_module, "train_one_epoch", spy)
     run("--epochs", 1, *fp16)
     run("--epochs", 2, *fp16, "--resume", tmp_path / "checkpoint.pth")
     assert scales == [65536.0, 256.0]
@@ -180,14 +182,14 @@ def test_fp16_scales_the_loss_and_keeps_the_scale(run, tmp_path, monkeypatch):
 
 def test_each_epoch_has_its_own_order_and_its_own_peak(run, monkeypatch):
     orders, events = [], []
-    train_one_epoch = main.train_one_epoch
+    train_one_epoch = run_module.train_one_epoch
 
     def spy(model, criterion, loader, *args, **kwargs):
-        orders.append(list(loader.sampler))
+        orders.append([draw.index for draw in loader.sampler])
         events.append("epoch")
         return train_one_epoch(model, criterion, loader, *args, **kwargs)
 
-    class Memory(main.PeakMemory):
+    class Memory(run_module.PeakMemory):
         def reset(self):
             events.append("reset")
             super().reset()
@@ -196,30 +198,29 @@ def test_each_epoch_has_its_own_order_and_its_own_peak(run, monkeypatch):
             events.append("start")
             super().start_training()
 
-    monkeypatch.setattr(main, "train_one_epoch", spy)
-    monkeypatch.setattr(main, "PeakMemory", Memory)
+    monkeypatch.setattr(run_module, "train_one_epoch", spy)
+    monkeypatch.setattr(run_module, "PeakMemory", Memory)
     run("--epochs", 2)
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(16))
     assert events == ["reset", "start", "epoch", "reset", "epoch", "reset"]
 
 
-def test_processes_start_from_the_same_weights_and_augment_differently(run, monkeypatch):
+def test_processes_start_from_the_same_weights_and_drop_differently(run, monkeypatch):
     weights, draws = [], []
-    build_state = main.build_state
+    train_one_epoch = run_module.train_one_epoch
 
-    def spy(args, world, model, saved):
-        weights.append(model.state_dict())
-        draws.append(torch.rand(1).item())
-        return build_state(args, world, model, saved)
+    def spy(model, criterion, loader, optimizer, world, *args, **kwargs):
+        weights.append({name: value.clone() for name, value in model.state_dict().items()})
+        model.register_forward_pre_hook(lambda *_: draws.append(torch.rand(1).item()))
+        world = world._replace(rank=len(weights) - 1)
+        return train_one_epoch(model, criterion, loader, optimizer, world, *args, **kwargs)
 
-    monkeypatch.setattr(main, "build_state", spy)
-    monkeypatch.setattr(main, "train", lambda *args: None)
-    for rank in (0, 1):
-        monkeypatch.setattr(main, "init_world", lambda device, rank=rank: CPU._replace(rank=rank))
+    monkeypatch.setattr(run_module, "train_one_epoch", spy)
+    for _ in range(2):
         run("--epochs", 1)
     torch.testing.assert_close(*weights, rtol=0, atol=0)
-    assert draws[0] != draws[1]
+    assert len(set(draws[:2]) | set(draws[len(draws) // 2 :][:2])) == 4
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -243,7 +244,8 @@ def test_a_stream_of_test_images_is_shared_out(run, monkeypatch, tmp_path):
         shared.append(shared_out)
         return evaluate(*args, shared_out=shared_out, **kwargs)
 
-    monkeypatch.setattr(main, "evaluate", spy)
+    for module in (main, run_module):
+        monkeypatch.setattr(module, "evaluate", spy)
     run("--epochs", 1)
     run("--epochs", 1, "--dist-eval")
     monkeypatch.setattr(
@@ -289,14 +291,14 @@ def test_resuming_equals_not_stopping(run, tmp_path):
 
     stopped = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
-        write = main.save
+        write = run_module.save
 
         def stop_after_two(state, *args, **kwargs):
             write(state, *args, **kwargs)
             if state.epoch == 2:
                 raise KeyboardInterrupt
 
-        patch.setattr(main, "save", stop_after_two)
+        patch.setattr(run_module, "save", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             run("--epochs", 4, *flags, "--output_dir", stopped)
     run("--epochs", 4, *flags, "--output_dir", stopped, "--resume", stopped / "checkpoint.pth")
@@ -631,7 +633,7 @@ def test_average_of_weights_flags():
 def test_mixup_flags(flags, attributes):
     args = parse_args([*PLAIN, *map(str, flags)])
     args.nb_classes = 3
-    mixup = main.build_mixup(args)
+    mixup = run_module.build_mixup(args)
     assert {name: getattr(mixup, name) for name in attributes} == attributes
 
 
@@ -654,7 +656,7 @@ def test_each_flag_changes_the_mixed_batch(flags):
         args.nb_classes = 8
         np.random.seed(3)
         generator = torch.Generator().manual_seed(0)
-        return main.build_mixup(args)(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8))
+        return run_module.build_mixup(args)(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8))
 
     for plain, changed in zip(mixed(), mixed(*flags), strict=True):
         same = flags[0] == "--smoothing" and plain.ndim == 4
@@ -662,7 +664,7 @@ def test_each_flag_changes_the_mixed_batch(flags):
 
 
 def test_no_mixup_unless_asked_for():
-    assert main.build_mixup(parse_args(PLAIN)) is None
+    assert run_module.build_mixup(parse_args(PLAIN)) is None
 
 
 def test_model_flags():

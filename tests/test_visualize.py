@@ -59,6 +59,14 @@ def test_an_image_of_ones_own(pictures, tmp_path):
     assert set(found) == {"groups", "similarity", "tokens"}
 
 
+def test_the_runs_own_directory_is_left_alone(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(trained.iterdir())
+    visualize.main(["--resume", str(trained / "checkpoint.pth"), "--images", "2"])
+    assert sorted(trained.iterdir()) == before
+    assert (tmp_path / "pictures" / "groups.png").exists()
+
+
 def test_fusion_of_the_run_or_of_the_flags(pictures):
     own, _ = pictures()
     none, _ = pictures("--fusion-strategy", "no")
@@ -74,6 +82,9 @@ def test_fusion_of_the_run_or_of_the_flags(pictures):
         (("--layers", 6), "--layers 6: the model's layers are 0 to 5"),
         (("--image", "/nowhere.png"), "--image /nowhere.png: No such file or directory"),
         (("--image", __file__), "test_visualize.py: no image"),
+        (("--image", __file__, "--index", 3), "--image: is looked at instead of the data set"),
+        (("--model", "vim_nono"), "--model vim_nono: no such name, did you mean vim_nano_patch4_32"),
+        (("--data-set", "wds/x", "--data-path", "."), "--data-set wds/x: is a stream"),
         (("--fusion-strategy", "all", "--fusion-token", 9), "can fuse at most 8, not 9"),
         (("--data-set", "DIGIT"), "did you mean DIGITS"),
         (("--indx", 3), "unknown argument --indx, did you mean --index"),

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +12,47 @@ from torch import Tensor, nn
 
 def save(path: Path, state: dict) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one."""
+    replace_file(path, lambda file: torch.save(state, file))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside the old one and put it into its place when it is whole and on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save(state, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(output_dir: Path) -> None:
+    """Remove what processes that were killed while they wrote have left."""
+    for temporary in output_dir.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def newest(output_dir: Path) -> str:
+    """The checkpoint to go on from after an interruption, nothing where none was written yet.
+
+    Raises:
+        ValueError: There are checkpoints, and none can be read.
+    """
+    names = ("checkpoint.pth", "best_checkpoint.pth")
+    found = [output_dir / name for name in names if (output_dir / name).is_file()]
+    problems = []
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            load(str(path), "--auto-resume")
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            return str(path)
+    if problems:
+        raise ValueError(problems[0])
+    return ""
 
 
 def load(path: str, flag: str = "--resume") -> dict:

@@ -72,7 +72,7 @@ def init_world(device: str | None) -> World:
 
 
 def all_reduce(values: list[float], world: World, op: str = "SUM") -> list[float]:
-    """Combine numbers over all processes, by SUM or MAX."""
+    """Combine numbers over all processes, by SUM, MIN or MAX."""
     if world.size == 1:
         return values
     # fp64 so that counts and bytes stay exact
@@ -97,3 +97,10 @@ def barrier(world: World) -> None:
     """Wait until every process is here."""
     if world.size > 1:
         dist.barrier()
+
+
+def be_deterministic() -> None:
+    """Let PyTorch take only algorithms that give the same bits every time; where there is none, it raises."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA's matrix products need for it
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -6,6 +6,7 @@ import os
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from training.distributed import World
+from training.randomness import SeededImages
 from training.samplers import EvalSampler, TrainSampler, drop_last
 
 REPEATS = 3  # how often repeated augmentation draws an image, as in DeiT
@@ -25,7 +26,7 @@ def train_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> Da
     repeats = REPEATS if args.repeated_aug else 1
     sampler = TrainSampler(len(dataset), world.size, world.rank, args.seed, repeats=repeats)
     full = drop_last(sampler, args.batch_size)
-    return _loader(dataset, args, world, sampler=sampler, batch_size=args.batch_size, drop_last=full)
+    return _loader(SeededImages(dataset), args, world, sampler=sampler, batch_size=args.batch_size, drop_last=full)
 
 
 def test_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:

@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from training.checkpoint import remove_leftovers, replace_file
+
 
 class Logbook:
     """Writes into a run's output directory: args.json, log.txt and TensorBoard's event files.
@@ -20,8 +22,9 @@ class Logbook:
     def __init__(self, output_dir: Path, settings: dict, start_epoch: int) -> None:
         self.log = output_dir / "log.txt"
         kept = [line for line in read_log(self.log) if line["epoch"] < start_epoch]
-        (output_dir / "args.json").write_text(json.dumps(settings, indent=2) + "\n")
-        self.log.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        lines = "".join(json.dumps(line) + "\n" for line in kept)
+        for path, text in ((output_dir / "args.json", json.dumps(settings, indent=2) + "\n"), (self.log, lines)):
+            replace_file(path, lambda file, text=text: file.write(text.encode()))
         self.board = SummaryWriter(str(output_dir), purge_step=start_epoch)
 
     def write(self, epoch: dict) -> None:
@@ -49,12 +52,13 @@ class Logbook:
         self.board.flush()
 
 
-def open_directory(output_dir: Path, resumed_from: str) -> None:
+def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = False) -> None:
     """Make a run's output directory, or see that what is there is the run that goes on.
 
     Args:
         output_dir: The run's own directory.
         resumed_from: The checkpoint to continue, or nothing.
+        auto_resume: Whatever run is there is the one to continue, from its start where it has no checkpoint yet.
 
     Raises:
         ValueError: The directory holds another run, its log can't be read, or it can't be written.
@@ -63,14 +67,15 @@ def open_directory(output_dir: Path, resumed_from: str) -> None:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         log.open("a").close()
+        remove_leftovers(output_dir)
     except OSError as error:
         raise ValueError(f"--output_dir {output_dir}: can't be written ({error.strerror})") from None
     holds_run = read_log(log) or (output_dir / "checkpoint.pth").exists()
-    goes_on = resumed_from and Path(resumed_from).parent.resolve() == output_dir.resolve()
+    goes_on = auto_resume or (resumed_from and Path(resumed_from).parent.resolve() == output_dir.resolve())
     if holds_run and not goes_on:
         raise ValueError(
             f"--output_dir {output_dir}: holds a run already; "
-            f"continue it with --resume {output_dir}/checkpoint.pth or choose another directory"
+            "continue it with --auto-resume or choose another directory"
         )
 
 

@@ -2,12 +2,13 @@
 
 import argparse
 
-from timm.models import create_model
+from timm.models import create_model, list_models
 from torch import nn
 
 import fusion
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
+from training.options import check_known
 
 
 def build_model(args: argparse.Namespace, **options) -> VisionMamba:
@@ -18,8 +19,9 @@ def build_model(args: argparse.Namespace, **options) -> VisionMamba:
         options: More for the model, by the names of VisionMamba.
 
     Raises:
-        ValueError: The model can't take such images.
+        ValueError: There is no such model, or it can't take such images.
     """
+    check_known("--model", args.model, list_models(module="models_mamba"))
     image_size = {"img_size": args.input_size} if args.input_size else {}
     model = create_model(args.model, **image_size, **options)
     args.input_size = model.patch_embed.img_size
@@ -51,7 +53,13 @@ def fusion_plan(args: argparse.Namespace, depth: int, patches: int) -> tuple[int
         return fusion.parse_plan(args.fusion_plan, depth)
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} exclude each other: give one amount")
-    total = args.fusion_total if args.fusion_keep is None else fusion.total_to_keep(args.fusion_keep, patches)
+    if args.fusion_keep is not None:
+        total = fusion.total_to_keep(args.fusion_keep, patches)
+        if args.fusion_strategy == "no" or not total:
+            what = "under --fusion-strategy no" if total else f"of {patches} patches"
+            raise ValueError(f"--fusion-keep {args.fusion_keep:g} fuses nothing {what}")
+    else:
+        total = args.fusion_total
     return fusion.plan(
         args.fusion_strategy,
         depth,

@@ -14,6 +14,7 @@ DEFAULT_MODEL = "vim_pico_patch2_8"
 AMP_DTYPES = ("bfloat16", "float16")
 SECONDS_TO_SPEAK = 15
 INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
+FUSION_AMOUNTS = ("fusion_token", "fusion_total", "fusion_keep", "fusion_plan")  # one of them says how many tokens
 WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedules that come to an end
 
 
@@ -76,19 +77,33 @@ class ImageSize(argparse.Action):
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 
-def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argparse.Namespace:
-    """Read a command line that goes before the settings of a run: what it doesn't say is as in that run.
+# What other programs take over from a run whose checkpoint they read, in groups of flags that hang together.
+RUN_SETTINGS = {
+    "model": ("model", "input_size"),
+    "data_set": ("data_set", "data_path", "nb_classes", "inat_category", "eval_crop_ratio"),
+    "fusion_strategy": ("fusion_strategy", "fusion_layer", "fusion_schedule", *FUSION_AMOUNTS),
+    **{f"fusion_{name}": (f"fusion_{name}",) for name in fusion.CHOICES},
+}
 
-    Where it names another data set, strategy or plan, the flags around these have their defaults again.
+
+def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argparse.Namespace:
+    """Read a command line that goes before the model, data and fusion of a run: what it doesn't say is as there.
+
+    Where it names another model, data set or strategy, nothing that hangs together with it is taken over; where it
+    names one amount or plan of fusion, no other.
     """
     unsaid, names = object(), [action.dest for action in parser._actions if action.default != argparse.SUPPRESS]
     args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unsaid)))
     said = {name for name, value in vars(args).items() if value is not unsaid}
-    leading = [("fusion_", {"fusion_strategy", "fusion_plan"}), ("data_", {"data_set"})]
-    fresh = tuple(prefix for prefix, names in leading if names & said)
+    taken = {}
+    for leader, group in RUN_SETTINGS.items():
+        names_another = leader in said and getattr(args, leader) != settings.get(leader)
+        if not names_another and not (leader == "fusion_strategy" and "fusion_plan" in said):
+            taken |= {name: settings[name] for name in group if name in settings}
+    if said & set(FUSION_AMOUNTS):
+        taken = {name: value for name, value in taken.items() if name not in FUSION_AMOUNTS}
     for name in vars(args).keys() - said:
-        default = parser.get_default(name)
-        setattr(args, name, default if name.startswith(fresh) else settings.get(name, default))
+        setattr(args, name, taken.get(name, parser.get_default(name)))
     return args
 
 
@@ -96,6 +111,12 @@ def nearest(name: str, names) -> str:
     """', did you mean a or b?' for the names most like this one; nothing where none is."""
     matches = difflib.get_close_matches(name, list(names), n=3)
     return f", did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def check_known(flag: str, name: str, known) -> None:
+    """ValueError for a name that isn't known, with the nearest ones."""
+    if name not in known:
+        raise ValueError(f"{flag} {name}: no such name{nearest(name, known) or ', known are ' + ', '.join(known)}")
 
 
 def _number(kind: type, low: float, high: float = float("inf"), above: bool = False):
@@ -318,6 +339,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--opt-eps", type=above_zero, default=1e-8, metavar="E", help="the optimizer's epsilon")
     add("--opt-betas", type=share, nargs="+", metavar="B", help="the optimizer's betas; its own if not given")
     add("--clip-grad", type=above_zero, metavar="NORM", help="largest norm of the gradient; no clipping if not given")
+    add(
+        "--max-bad-steps",
+        type=count,
+        default=0,
+        metavar="N",
+        help="steps an epoch may lose to a loss or gradient that isn't finite",
+    )
+    add("--if_continue_inf", action="store_true", help="pass over batches whose loss is not finite, however many")
+    add("--if_nan2num", action="store_true", help="replace a loss that is not finite by a number, without a gradient")
     add("--momentum", type=share, default=0.9, metavar="M", help="momentum, for optimizers that have one")
     add(
         "--weight-decay",
@@ -402,9 +432,13 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="start from these weights, ours or published; a head for other classes is replaced by a new one",
     )
+    add("--auto-resume", action="store_true", help="continue what --output_dir holds, from its newest good checkpoint")
+    add("--resume-anyway", action="store_true", help="continue although batch size, plan or the like are others now")
+    add("--save-steps", type=count, default=0, metavar="N", help="save every N steps too, not only after each epoch")
     add("--start_epoch", type=count, default=0, metavar="N", help="first epoch, unless a checkpoint says it")
     add("--eval", action="store_true", help="evaluate the checkpoint of --resume and stop")
     add("--seed", type=count, default=0, metavar="N", help="of weights, order of images and augmentation")
+    add("--deterministic", action="store_true", help="only algorithms that give the same bits every time, if slower")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
     amp = group.add_mutually_exclusive_group()
     amp.add_argument(
@@ -458,6 +492,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"argument --cooldown-epochs: is for cosine, tanh and poly, not for --sched {args.sched}")
     if args.eval and not args.resume:
         parser.error("argument --eval: needs the checkpoint to evaluate, --resume FILE")
+    if args.auto_resume and not args.output_dir:
+        parser.error("argument --auto-resume: needs the run's --output_dir DIR")
+    if args.save_steps and not args.output_dir:
+        parser.error("argument --save-steps: needs a place, --output_dir DIR")
+    if args.auto_resume and args.resume:
+        parser.error("argument --auto-resume: finds the checkpoint itself, leave --resume out")
     if args.log_images and not args.output_dir:
         parser.error("argument --log-images: needs a place, --output_dir DIR")
     if args.finetune and args.resume:

@@ -16,10 +16,11 @@ class Progress:
         steps: What to iterate over.
         label: What is being done.
         enabled: False shows nothing.
+        done: Steps that were done before, of which `steps` knows only the rest.
     """
 
-    def __init__(self, steps: Iterable, label: str, enabled: bool = True) -> None:
-        self.steps, self.label = steps, label
+    def __init__(self, steps: Iterable, label: str, enabled: bool = True, done: int = 0) -> None:
+        self.steps, self.label, self.done = steps, label, done
         self.total = length(steps)
         self.bar = enabled and sys.stderr.isatty()
         self.lines = enabled and not self.bar
@@ -27,13 +28,13 @@ class Progress:
 
     def __iter__(self) -> Iterator:
         if self.bar:
-            with tqdm(self.steps, self.label, self.total, leave=False, dynamic_ncols=True) as bar:
+            with tqdm(self.steps, self.label, self.total, leave=False, dynamic_ncols=True, initial=self.done) as bar:
                 for step in bar:
                     yield step
                     bar.set_postfix_str(self.note, refresh=False)
             return
         last = time.monotonic()
-        for number, step in enumerate(self.steps, start=1):
+        for number, step in enumerate(self.steps, start=self.done + 1):
             yield step
             if self.lines and time.monotonic() - last > SECONDS_BETWEEN_LINES:
                 last = time.monotonic()

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from training.randomness import Draw
+
 
 class TrainSampler(Sampler):
-    """An order for training, seeded by (seed, epoch) and equally long on every process.
+    """Draws for training in an order seeded by (seed, epoch), equally many on every process.
 
     Where the number of draws is no multiple of `world_size`, the end is cut; where there are fewer draws than
     processes, the order wraps around so that each process has one.
@@ -44,11 +46,11 @@ class TrainSampler(Sampler):
         self.seed = seed
         self.shuffle = shuffle
         self.repeats = repeats
-        self.epoch = 0
+        self.epoch = self.start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the order of the next iteration, and how many of this process's draws to leave out at its start."""
+        self.epoch, self.start = epoch, start
 
     @property
     def images_per_epoch(self) -> int:
@@ -58,10 +60,12 @@ class TrainSampler(Sampler):
     def __len__(self) -> int:
         return max(1, self.images_per_epoch * self.repeats // self.world_size)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Draw]:
         order = self._global_order()
-        mine = np.arange(self.rank, len(self) * self.world_size, self.world_size)
-        return iter(order[mine % len(order)].tolist())
+        mine = np.arange(self.rank, len(self) * self.world_size, self.world_size)[self.start :]
+        indices = order[mine % len(order)].tolist()
+        for index, place in zip(indices, mine.tolist(), strict=True):
+            yield Draw(index, (self.seed, self.epoch, place))
 
     def _global_order(self) -> np.ndarray:
         cycle, part = divmod(self.epoch, self.repeats)

@@ -1,6 +1,6 @@
 """What training changes: all that a checkpoint must hold to go on from it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from timm.scheduler import PlateauLRScheduler
@@ -8,7 +8,9 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from fusion import CHOICES
 from models_mamba import VisionMamba
+from training.steps import EpochSums
 
 PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
@@ -38,7 +40,8 @@ class TrainingState:
         scheduler: Sets the learning rate of each epoch.
         scaler: Scales the loss under fp16.
         settings: The run's flags, as plain data: other programs make the same model from them.
-        epoch: The epoch to train next.
+        epoch: The epoch to train next, or to go on with.
+        sums: What that epoch has summed up so far.
         best_acc1: Best top-1 on the test images so far, in percent.
     """
 
@@ -50,6 +53,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None
     settings: dict
     epoch: int = 0
+    sums: EpochSums = field(default_factory=EpochSums)
     best_acc1: float = 0.0
 
     def state_dict(self) -> dict:
@@ -65,6 +69,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "settings": self.settings,
             "epoch": self.epoch,
+            "sums": asdict(self.sums),
             "best_acc1": self.best_acc1,
         }
 
@@ -74,7 +79,7 @@ class TrainingState:
         Raises:
             ValueError: The checkpoint holds weights only, or comes from another optimizer or grid of patches.
         """
-        missing = [name for name in self.state_dict() if name not in saved]
+        missing = [name for name in self.state_dict() if name not in saved and name not in ("settings", "sums")]
         if missing:
             raise ValueError(f"holds no {', '.join(missing)}: evaluate it with --eval, it can't be continued")
         if saved["opt"] != self.opt:
@@ -96,6 +101,7 @@ class TrainingState:
             self.ema.module.load_state_dict(saved["model_ema"] or saved["model"])
             self.ema.steps = saved["ema_steps"]
         self.epoch, self.best_acc1 = saved["epoch"], saved["best_acc1"]
+        self.sums = EpochSums(**saved.get("sums", {}))
         if isinstance(self.scheduler, PlateauLRScheduler) and saved["scheduler"]:
             load_plateau(self.scheduler, saved["scheduler"])
         else:
@@ -108,8 +114,30 @@ class TrainingState:
     def finish_epoch(self, acc1: float) -> None:
         """Count the epoch, with its top-1, and set the learning rate of the next one."""
         self.epoch += 1
+        self.sums = EpochSums()
         self.best_acc1 = max(self.best_acc1, acc1)
         self.scheduler.step(self.epoch, acc1)
+
+
+# What a run can't change on its way and end as if it had not been interrupted: the flag, or what it is called.
+KEPT_SETTINGS = {
+    "model": "--model",
+    "data_set": "--data-set",
+    "batch_size": "--batch-size",
+    "processes": "the number of processes",
+    "seed": "--seed",
+    "token_counts": "the fusion plan's tokens",
+    **{f"fusion_{name}": f"--fusion-{name}" for name in CHOICES},
+}
+
+
+def changed_settings(saved: dict, now: dict) -> list[str]:
+    """What differs between a checkpoint's settings and those of now, among KEPT_SETTINGS, in words."""
+    return [
+        f"{label} was {saved[name]} and is {now[name]}"
+        for name, label in KEPT_SETTINGS.items()
+        if name in saved and saved[name] != now[name]
+    ]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:

@@ -13,7 +13,13 @@ import ssm
 @pytest.mark.parametrize("plan", [(0,) * 6, (2, 0, 3, 0, 0, 1)])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"class_token": "none", "global_pool": "max"}, {"class_token": "double"}, {"bidirectional": False}],
+    [
+        {},
+        {"class_token": "none", "global_pool": "max"},
+        {"class_token": "double", "global_pool": "max"},
+        {"global_pool": ""},
+        {"bidirectional": False},
+    ],
 )
 def test_products_are_those_that_run(options, plan):
     model = create_model("vim_pico_patch2_8", num_classes=7, **options).eval()

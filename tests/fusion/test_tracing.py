@@ -82,3 +82,23 @@ def test_similarity_and_redundancy():
     assert torch.allclose(fusion.similarity(tokens)[0, 0], torch.tensor([1.0, 0.0, 0.5**0.5, 1.0, 0.0]))
     # The class token at 2 is no patch; the nearest of the others: 1 to 0 and 3, and 0 to 1 and 4.
     assert fusion.redundancy(tokens).item() == pytest.approx((1 + 0 + 1 + 0) / 4)
+
+
+def test_a_single_patch_is_like_no_other():
+    tokens = build()._embed(IMAGES)
+    tokens = tokens._replace(hidden=tokens.hidden[:, :2], cls_index=torch.zeros(3, 1, dtype=torch.long))
+    assert fusion.redundancy(tokens).isnan().all()
+
+
+def test_a_pass_that_stops_early_leaves_nothing_of_the_one_before():
+    model = build()
+    with fusion.trace(model) as trace:
+        model(IMAGES)
+        model.forward_intermediates(IMAGES, indices=[1], stop_early=True)
+    assert len(trace.before) == len(trace.after) == len(trace.matchings) == 2
+
+
+def test_one_trace_at_a_time():
+    model = build()
+    with fusion.trace(model), pytest.raises(RuntimeError, match="traced already"), fusion.trace(model):
+        pass

@@ -40,7 +40,8 @@ def test_flags_make_the_plan(flags, plan):
         ("--fusion-plan 0,0,8,0,3,1 --fusion-layer 2", "--fusion-plan says all"),
         ("--fusion-plan 0,0,8,0,3,1 --fusion-schedule increasing", "--fusion-plan says all"),
         ("--fusion-plan 0,0,8", "--fusion-plan has 3 numbers, the model 6 layers"),
-        ("--fusion-keep 0.5", "--fusion-total 8 fuses nothing"),
+        ("--fusion-keep 0.5", "--fusion-keep 0.5 fuses nothing under --fusion-strategy no"),
+        ("--fusion-strategy all --fusion-keep 1", "--fusion-keep 1 fuses nothing of 16 patches"),
     ],
 )
 def test_flags_that_contradict(flags, message):

@@ -185,21 +185,25 @@ def test_quiet_processes_leave_the_time_to_speak(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "found"),
     [
-        ("", ("upper", 3, 2, None, "FOLDER", "/images", 0.9)),
-        ("--fusion-token 4", ("upper", 3, 4, None, "FOLDER", "/images", 0.9)),
-        ("--fusion-strategy all --fusion-token 1", ("all", None, 1, None, "FOLDER", "/images", 0.9)),
-        ("--fusion-strategy no", ("no", None, 0, None, "FOLDER", "/images", 0.9)),
-        ("--fusion-plan 0,1", ("no", None, 0, "0,1", "FOLDER", "/images", 0.9)),
-        ("--data-path /moved", ("upper", 3, 2, None, "FOLDER", "/moved", 0.9)),
-        ("--data-set DIGITS", ("upper", 3, 2, None, "DIGITS", None, 0.9)),
-        ("--data-set FOLDER --data-path /x", ("upper", 3, 2, None, "FOLDER", "/x", 0.9)),
+        ("", ("upper", 3, 2, None, None, "FOLDER", "/images", 2)),
+        ("--fusion-token 4", ("upper", 3, 4, None, None, "FOLDER", "/images", 2)),
+        ("--fusion-total 9", ("upper", 3, 0, 9, None, "FOLDER", "/images", 2)),
+        ("--fusion-strategy all --fusion-token 1", ("all", None, 1, None, None, "FOLDER", "/images", 2)),
+        ("--fusion-strategy upper --fusion-layer 4", ("upper", 4, 2, None, None, "FOLDER", "/images", 2)),
+        ("--fusion-strategy no", ("no", None, 0, None, None, "FOLDER", "/images", 2)),
+        ("--fusion-plan 0,1", ("no", None, 0, None, "0,1", "FOLDER", "/images", 2)),
+        ("--data-path /moved", ("upper", 3, 2, None, None, "FOLDER", "/moved", 2)),
+        ("--data-set FOLDER", ("upper", 3, 2, None, None, "FOLDER", "/images", 2)),
+        ("--data-set DIGITS", ("upper", 3, 2, None, None, "DIGITS", None, None)),
     ],
 )
-def test_a_command_line_goes_before_a_runs_settings(command, found):
+def test_a_command_line_goes_before_a_runs_model_data_and_fusion(command, found):
     run = "--fusion-strategy upper --fusion-layer 3 --fusion-token 2 --data-set FOLDER --data-path /images"
-    settings = vars(parse_args([*run.split(), "--eval-crop-ratio", "0.9"]))
+    settings = vars(parse_args([*run.split(), *"--nb-classes 2 --output_dir out --device cpu --epochs 7".split()]))
     parser = get_args_parser()
     args = parse_over(parser, command.split(), settings)
-    names = ("fusion_strategy", "fusion_layer", "fusion_token", "fusion_plan", "data_set", "data_path")
-    assert tuple(getattr(args, name) for name in (*names, "eval_crop_ratio")) == found
+    fused = ("strategy", "layer", "token", "total", "plan")
+    names = (*(f"fusion_{name}" for name in fused), "data_set", "data_path", "nb_classes")
+    assert tuple(getattr(args, name) for name in names) == found
+    assert (args.output_dir, args.device, args.epochs) == ("", None, 300)
     assert parse_over(parser, command.split(), {}) == parser.parse_args(command.split())

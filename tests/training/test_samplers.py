@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from training.randomness import SeededImages
 from training.samplers import EvalSampler, TrainSampler, drop_last
 
 sizes = st.integers(1, 200)
@@ -20,7 +21,7 @@ def shards(num_samples, world_size, seed=0, epoch=0, **options):
     samplers = [TrainSampler(num_samples, world_size, rank, seed, **options) for rank in range(world_size)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
-    indices = [list(sampler) for sampler in samplers]
+    indices = [[draw.index for draw in sampler] for sampler in samplers]
     assert [len(shard) for shard in indices] == [len(sampler) for sampler in samplers]
     return indices
 
@@ -117,7 +118,7 @@ def test_evaluation_shows_every_image_once(num_samples, world_size):
 @pytest.mark.parametrize(("num_samples", "batches"), [(1, [1]), (3, [3]), (4, [4]), (7, [4]), (8, [4, 4])])
 def test_a_short_batch_is_dropped_unless_it_is_the_only_one(num_samples, batches):
     sampler = TrainSampler(num_samples, 1, 0, seed=0)
-    loader = DataLoader(range(num_samples), 4, sampler=sampler, drop_last=drop_last(sampler, 4))
+    loader = DataLoader(SeededImages(range(num_samples)), 4, sampler=sampler, drop_last=drop_last(sampler, 4))
     assert [len(batch) for batch in loader] == batches
 
 
@@ -132,3 +133,30 @@ def test_wrong_arguments(wrong):
 def test_wrong_rank_in_evaluation():
     with pytest.raises(ValueError, match="is not one"):
         EvalSampler(5, 2, 2)
+
+
+@given(sizes, worlds, seeds, epochs, repeats, st.data())
+def test_draws_go_on_from_any_place_with_keys_of_their_own(num_samples, world_size, seed, epoch, repeats, data):
+    samplers = [TrainSampler(num_samples, world_size, rank, seed, repeats=repeats) for rank in range(world_size)]
+    whole = []
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+        whole.append(list(sampler))
+        start = data.draw(st.integers(0, len(sampler)))
+        sampler.set_epoch(epoch, start=start)
+        assert list(sampler) == whole[-1][start:]
+    keys = [draw.key for draws in whole for draw in draws]
+    assert len(set(keys)) == len(keys)
+    assert {key[:2] for key in keys} <= {(seed, epoch)}
+
+
+@given(sizes, worlds, seeds, epochs, repeats)
+def test_a_draws_key_does_not_depend_on_the_world(num_samples, world_size, seed, epoch, repeats):
+    alone = TrainSampler(num_samples, 1, 0, seed, repeats=repeats)
+    alone.set_epoch(epoch)
+    expected = {draw.key: draw.index for draw in alone}
+    for rank in range(world_size):
+        sampler = TrainSampler(num_samples, world_size, rank, seed, repeats=repeats)
+        sampler.set_epoch(epoch)
+        for draw in sampler:
+            assert expected.get(draw.key, draw.index) == draw.index
