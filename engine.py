@@ -174,7 +174,6 @@ def evaluate(
     autocast: torch.dtype | None = None,
     shared_out: bool = False,
     label: str = "test",
-    after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Classify every image of the loader.
 
@@ -185,7 +184,6 @@ def evaluate(
         autocast: What mixed precision computes in; None for fp32.
         shared_out: Each process has its own part of the images: sum over processes.
         label: Shown with the progress.
-        after_batch: Called after each batch.
 
     Returns:
         loss, acc1 and acc5 (percent), seconds.
@@ -204,7 +202,6 @@ def evaluate(
         top1 += round(batch1.item() / 100 * len(images))
         top5 += round(batch5.item() / 100 * len(images))
         images_seen += len(images)
-        after_batch()
     if shared_out:
         loss_sum, top1, top5, images_seen = all_reduce([loss_sum, top1, top5, images_seen], world)
     if not images_seen:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fusion.injection import TokenFusion
 from fusion.tracing import Trace, redundancy, similarity, trace
 
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe and Ito
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")  # Okabe and Ito
 SIMILARITY_COLOURS = "cividis"
 
 
@@ -103,8 +103,8 @@ def draw_redundancy(values: Tensor) -> Figure:
     layers = np.arange(len(middle))
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
     axis = figure.subplots()
-    axis.fill_between(layers, low, high, color=PALETTE[4], alpha=0.25, linewidth=0, label="middle half of the images")
-    axis.plot(layers, middle, color=PALETTE[4], marker="o", markersize=3.5, label="median")
+    axis.fill_between(layers, low, high, color=PALETTE[3], alpha=0.25, linewidth=0, label="middle half of the images")
+    axis.plot(layers, middle, color=PALETTE[3], marker="o", markersize=3.5, label="median")
     axis.set_xlabel("layer")
     axis.set_ylabel("cosine to the most similar patch")
     axis.grid(alpha=0.3)

@@ -185,7 +185,7 @@ def test_each_epoch_has_its_own_order_and_its_own_peak(run, monkeypatch):
     train_one_epoch = run_module.train_one_epoch
 
     def spy(model, criterion, loader, *args, **kwargs):
-        orders.append([draw.index for draw in loader.sampler])
+        orders.append([draw.index for draw in loader.batches.sampler])
         events.append("epoch")
         return train_one_epoch(model, criterion, loader, *args, **kwargs)
 

@@ -11,8 +11,15 @@ from torch import Tensor, nn
 
 
 def save(path: Path, state: dict) -> None:
-    """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one."""
-    replace_file(path, lambda file: torch.save(state, file))
+    """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one.
+
+    Raises:
+        OSError: It can't be written whole, as on a full disk; the old file is still there.
+    """
+    try:
+        replace_file(path, lambda file: torch.save(state, file))
+    except RuntimeError as error:  # PyTorch says a full disk in its own words
+        raise OSError(f"{path}: can't be written ({error.__context__ or error})") from error
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

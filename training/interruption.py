@@ -1,6 +1,11 @@
-"""SIGTERM, as a scheduler sends it before it takes the machine, and Ctrl-C: heard now, obeyed between two steps."""
+"""SIGTERM, as a scheduler sends it before it takes the machine, and Ctrl-C: heard at once, obeyed between two steps."""
 
 import signal
+from collections.abc import Iterable, Iterator
+
+
+class InterruptedTraining(Exception):  # noqa: N818, it is no error
+    """A signal asked to stop, and no step is half done."""
 
 
 class Interruption:
@@ -11,7 +16,7 @@ class Interruption:
     """
 
     def __enter__(self) -> "Interruption":
-        self.signal = ""
+        self.signal, self._waiting = "", False
         self._handlers = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -23,8 +28,40 @@ class Interruption:
         self.signal = signal.Signals(number).name
         for either in self._handlers:
             signal.signal(either, signal.SIG_DFL)
+        # Loading processes often get the signal too: PyTorch would raise at their death, maybe in the middle of a step.
+        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        if self._waiting:
+            raise InterruptedTraining
+
+    def between(self, batches: Iterable) -> "Interruptible":
+        """The same batches, but where one is asked for after a signal, or waited for, InterruptedTraining."""
+        return Interruptible(batches, self)
 
     @property
     def exit_code(self) -> int:
         """What a shell reports for a process that this signal ended."""
         return 128 + signal.Signals[self.signal]
+
+
+class Interruptible:
+    """What `Interruption.between` gives."""
+
+    def __init__(self, batches: Iterable, interruption: Interruption) -> None:
+        self.batches, self.interruption = batches, interruption
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator:
+        batches = iter(self.batches)
+        while True:
+            self.interruption._waiting = True
+            try:
+                if self.interruption.signal:
+                    raise InterruptedTraining
+                batch = next(batches, None)
+            finally:
+                self.interruption._waiting = False
+            if batch is None:
+                return
+            yield batch

@@ -16,7 +16,7 @@ from fusion import pictures
 from models_mamba import VisionMamba
 from training import checkpoint
 from training.distributed import World
-from training.interruption import Interruption
+from training.interruption import InterruptedTraining, Interruption
 from training.loaders import shared_out, test_loader, train_loader
 from training.logbook import Logbook
 from training.losses import create_criterion
@@ -37,15 +37,21 @@ def train(
 ) -> None:
     """Train every epoch that is left, and after each evaluate, log and save.
 
-    Where SIGTERM or Ctrl-C interrupts it, the main process ends its step, saves and exits; the others then miss it.
+    Where SIGTERM or Ctrl-C interrupts it, the main process saves what is done and the program exits.
     """
     with Interruption() as interruption:
         try:
             _train(args, world, state, logbook, train_set, test_set, interruption)
-        except RuntimeError:
-            if interruption.signal:
-                sys.exit(interruption.exit_code)
-            raise
+        except (InterruptedTraining, RuntimeError):
+            # Of several processes one may miss another first, which PyTorch raises before a step changes anything.
+            if not interruption.signal:
+                raise
+            if logbook:
+                save(state, Path(args.output_dir))
+            if world.is_main:
+                where = f"stopped at epoch {state.epoch}, step {state.sums.steps}"
+                print(f"{interruption.signal}: {where}{'; --auto-resume goes on' if logbook else ''}", flush=True)
+            sys.exit(interruption.exit_code)
 
 
 def _train(
@@ -66,22 +72,9 @@ def _train(
     if not memory.resets and world.is_main:
         print("peak memory can't be reset on this system: it is that of the whole run, not of each epoch")
 
-    def obey() -> None:
-        """Between two steps, and while evaluating: save and exit where a signal asked for it."""
-        if interruption.signal and world.is_main:
-            if output_dir:
-                save(state, output_dir)
-            where = f"epoch {state.epoch}, step {state.sums.steps}"
-            print(
-                f"{interruption.signal}: stopped at {where}; --auto-resume goes on" if output_dir else "stopped",
-                flush=True,
-            )
-            sys.exit(interruption.exit_code)
-
     def after_step() -> None:
         if output_dir and args.save_steps and state.sums.steps % args.save_steps == 0:
             save(state, output_dir)
-        obey()
 
     memory.start_training()
     while state.epoch < args.last_epoch:
@@ -90,7 +83,7 @@ def _train(
         record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name} | train_one_epoch(
             model,
             criterion,
-            train_batches,
+            interruption.between(train_batches),
             state.optimizer,
             world,
             epoch,
@@ -106,9 +99,8 @@ def _train(
             memory=memory,
         )
         for prefix, evaluated in state.evaluated_models():
-            scores = evaluate(
-                evaluated, test_batches, world, autocast=dtype, shared_out=shared, label=prefix, after_batch=obey
-            )
+            batches = interruption.between(test_batches)
+            scores = evaluate(evaluated, batches, world, autocast=dtype, shared_out=shared, label=prefix)
             record |= {f"{prefix}_{name}": value for name, value in scores.items()}
         state.finish_epoch(record["test_acc1"])
         if logbook:
