@@ -27,7 +27,7 @@ from training import checkpoint
 from training.distributed import World, be_deterministic, init_world, launched, main_process_first, relaunch
 from training.loaders import shared_out, test_loader
 from training.logbook import Logbook, open_directory
-from training.models import build_model, fuse, start_from
+from training.models import build_model, check_model, fuse, start_from
 from training.options import check_known, fail, parse_args
 from training.overview import describe_evaluation, print_overview, versions
 from training.run import autocast_dtype, train
@@ -95,6 +95,7 @@ def last_line(error: Exception) -> str:
 
 def check_names(args: argparse.Namespace) -> None:
     """Find misspelt names before anything is built; ValueError with the nearest ones."""
+    check_model(args.model)
     check_known("--opt", args.opt.lower(), list_optimizers())
     check_optimizer(args)
     datasets.check(args)

@@ -83,7 +83,7 @@ def test_fusion_of_the_run_or_of_the_flags(pictures):
         (("--image", "/nowhere.png"), "--image /nowhere.png: No such file or directory"),
         (("--image", __file__), "test_visualize.py: no image"),
         (("--image", __file__, "--index", 3), "--image: is looked at instead of the data set"),
-        (("--model", "vim_nono"), "--model vim_nono: no such name, did you mean vim_nano_patch4_32"),
+        (("--model", "vim_nano_patch4"), "--model vim_nano_patch4: no such name, did you mean vim_nano_patch4_32"),
         (("--data-set", "wds/x", "--data-path", "."), "--data-set wds/x: is a stream"),
         (("--fusion-strategy", "all", "--fusion-token", 9), "can fuse at most 8, not 9"),
         (("--data-set", "DIGIT"), "did you mean DIGITS"),

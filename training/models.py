@@ -11,6 +11,11 @@ from training import checkpoint
 from training.options import check_known
 
 
+def check_model(name: str) -> None:
+    """ValueError, with the nearest names, for a model that there isn't."""
+    check_known("--model", name, list_models(module="models_mamba"))
+
+
 def build_model(args: argparse.Namespace, **options) -> VisionMamba:
     """The model without fusion, of its own image size where args.input_size, which it settles, is None.
 
@@ -21,7 +26,7 @@ def build_model(args: argparse.Namespace, **options) -> VisionMamba:
     Raises:
         ValueError: There is no such model, or it can't take such images.
     """
-    check_known("--model", args.model, list_models(module="models_mamba"))
+    check_model(args.model)
     image_size = {"img_size": args.input_size} if args.input_size else {}
     model = create_model(args.model, **image_size, **options)
     args.input_size = model.patch_embed.img_size
