@@ -103,6 +103,7 @@ def test_any_step_is_a_place_to_go_on_from(whole, tmp_path, monkeypatch, stop):
     assert_same_end(tmp_path, whole)
 
 
+@pytest.mark.timeout(900)  # twenty times PyTorch's start
 def test_killed_at_twenty_random_moments(whole, tmp_path):
     generator = random.Random(0)
     for _ in range(20):
