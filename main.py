@@ -54,8 +54,9 @@ def main(argv: list[str] | None = None) -> None:
         keeps_log = args.output_dir and world.is_main and not args.eval
         args.processes = world.size
         if args.auto_resume:
-            args.resume = checkpoint.newest(Path(args.output_dir))
-        saved = checkpoint.load(args.resume) if args.resume else None
+            args.resume, saved = checkpoint.newest(Path(args.output_dir))
+        else:
+            saved = checkpoint.load(args.resume) if args.resume else None
         if keeps_log:
             open_directory(Path(args.output_dir), args.resume, args.auto_resume)
         train_set, test_set = build_data(args, world)

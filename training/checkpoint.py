@@ -41,8 +41,8 @@ def remove_leftovers(output_dir: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def newest(output_dir: Path) -> str:
-    """The checkpoint to go on from after an interruption, nothing where none was written yet.
+def newest(output_dir: Path) -> tuple[str, dict | None]:
+    """The checkpoint to go on from after an interruption, and its entries; neither where none was written yet.
 
     Raises:
         ValueError: There are checkpoints, and none can be read.
@@ -52,14 +52,12 @@ def newest(output_dir: Path) -> str:
     problems = []
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            load(str(path), "--auto-resume")
+            return str(path), load(str(path), "--auto-resume")
         except ValueError as error:
             problems.append(str(error))
-        else:
-            return str(path)
     if problems:
         raise ValueError(problems[0])
-    return ""
+    return "", None
 
 
 def load(path: str, flag: str = "--resume") -> dict:

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,34 +37,7 @@ def train(
     train_set: Dataset,
     test_set: Dataset,
 ) -> None:
-    """Train every epoch that is left, and after each evaluate, log and save.
-
-    Where SIGTERM or Ctrl-C interrupts it, the main process saves what is done and the program exits.
-    """
-    with Interruption() as interruption:
-        try:
-            _train(args, world, state, logbook, train_set, test_set, interruption)
-        except (InterruptedTraining, RuntimeError):
-            # Of several processes one may miss another first, which PyTorch raises before a step changes anything.
-            if not interruption.signal:
-                raise
-            if logbook:
-                save(state, Path(args.output_dir))
-            if world.is_main:
-                where = f"stopped at epoch {state.epoch}, step {state.sums.steps}"
-                print(f"{interruption.signal}: {where}{'; --auto-resume goes on' if logbook else ''}", flush=True)
-            sys.exit(interruption.exit_code)
-
-
-def _train(
-    args: argparse.Namespace,
-    world: World,
-    state: TrainingState,
-    logbook: Logbook | None,
-    train_set: Dataset,
-    test_set: Dataset,
-    interruption: Interruption,
-) -> None:
+    """Train every epoch that is left; after each, and where a signal interrupts it, save what is done."""
     model = DistributedDataParallel(state.model) if world.size > 1 else state.model
     train_batches, test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
     criterion, mixup = create_criterion(args.mixed, args.smoothing), build_mixup(args)
@@ -77,39 +52,58 @@ def _train(
             save(state, output_dir)
 
     memory.start_training()
-    while state.epoch < args.last_epoch:
-        epoch = state.epoch
-        start_epoch(train_batches, state)
-        record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name} | train_one_epoch(
-            model,
-            criterion,
-            interruption.between(train_batches),
-            state.optimizer,
-            world,
-            epoch,
-            seed=args.seed,
-            sums=state.sums,
-            after_step=after_step,
-            mixup=mixup,
-            ema=state.ema,
-            autocast=dtype,
-            scaler=state.scaler,
-            clip_grad=args.clip_grad,
-            bad_steps=BadSteps(args.max_bad_steps, args.if_continue_inf, args.if_nan2num),
-            memory=memory,
-        )
-        for prefix, evaluated in state.evaluated_models():
-            batches = interruption.between(test_batches)
-            scores = evaluate(evaluated, batches, world, autocast=dtype, shared_out=shared, label=prefix)
-            record |= {f"{prefix}_{name}": value for name, value in scores.items()}
-        state.finish_epoch(record["test_acc1"])
-        if logbook:
-            logbook.write(record)
-            save(state, output_dir, best=state.best_acc1 == record["test_acc1"])
-            if args.log_images and state.epoch % args.log_images == 0:
-                logbook.write_pictures(draw_first_image(state.model, test_set, world), epoch)
-        if world.is_main:
-            print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
+    with saving_when_interrupted(world, state, output_dir) as interruption:
+        while state.epoch < args.last_epoch:
+            epoch = state.epoch
+            start_epoch(train_batches, state)
+            record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name} | train_one_epoch(
+                model,
+                criterion,
+                interruption.between(train_batches),
+                state.optimizer,
+                world,
+                epoch,
+                seed=args.seed,
+                sums=state.sums,
+                after_step=after_step,
+                mixup=mixup,
+                ema=state.ema,
+                autocast=dtype,
+                scaler=state.scaler,
+                clip_grad=args.clip_grad,
+                bad_steps=BadSteps(args.max_bad_steps, args.if_continue_inf, args.if_nan2num),
+                memory=memory,
+            )
+            for prefix, evaluated in state.evaluated_models():
+                batches = interruption.between(test_batches)
+                scores = evaluate(evaluated, batches, world, autocast=dtype, shared_out=shared, label=prefix)
+                record |= {f"{prefix}_{name}": value for name, value in scores.items()}
+            state.finish_epoch(record["test_acc1"])
+            if logbook:
+                logbook.write(record)
+                save(state, output_dir, best=state.best_acc1 == record["test_acc1"])
+                if args.log_images and state.epoch % args.log_images == 0:
+                    logbook.write_pictures(draw_first_image(state.model, test_set, world), epoch)
+            if world.is_main:
+                print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
+
+
+@contextmanager
+def saving_when_interrupted(world: World, state: TrainingState, output_dir: Path | None) -> Iterator[Interruption]:
+    """Where SIGTERM or Ctrl-C ends what is done in this context, the main process saves, and the program exits."""
+    with Interruption() as interruption:
+        try:
+            yield interruption
+        except (InterruptedTraining, RuntimeError):
+            # Of several processes one may miss another first, which PyTorch raises before a step changes anything.
+            if not interruption.signal:
+                raise
+            if output_dir:
+                save(state, output_dir)
+            if world.is_main:
+                where = f"stopped at epoch {state.epoch}, step {state.sums.steps}"
+                print(f"{interruption.signal}: {where}{'; --auto-resume goes on' if output_dir else ''}", flush=True)
+            sys.exit(interruption.exit_code)
 
 
 def start_epoch(loader: DataLoader, state: TrainingState) -> None:
