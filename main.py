@@ -10,6 +10,7 @@ Winning back:       python main.py --finetune output/checkpoint.pth --epochs 3 -
 
 import argparse
 import re
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -25,11 +26,11 @@ from engine import evaluate
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
 from training.distributed import World, be_deterministic, init_world, launched, main_process_first, relaunch
-from training.loaders import shared_out, test_loader
+from training.loaders import shared_out, steps_per_epoch, test_loader
 from training.logbook import Logbook, open_directory
 from training.models import build_model, check_model, fuse, start_from
 from training.options import check_known, fail, parse_args
-from training.overview import describe_evaluation, print_overview, versions
+from training.overview import describe_evaluation, device_name, print_overview, versions
 from training.run import autocast_dtype, train
 from training.state import TrainingState, WeightAverage, changed_settings
 from training.steps import EpochSums
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
             saved = fit_weights(saved, model, args)
             model.load_state_dict(saved["model"])
         model.to(world.device)
-        state = None if args.eval else build_state(args, world, model, saved)
+        state = None if args.eval else build_state(args, world, model, saved, train_set)
     except (ValueError, OSError) as error:
         fail(error, met_by="machine")
 
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
             if world.is_main:
                 print(f"nothing left to train: all {args.last_epoch} epochs are done")
         else:
-            settings = vars(args) | versions()
+            settings = vars(args) | versions() | {"hardware": device_name(world.device), "date": f"{date.today()}"}
             logbook = Logbook(Path(args.output_dir), settings, state.epoch) if keeps_log else None
             train(args, world, state, logbook, train_set, test_set)
     except (FloatingPointError, OSError) as error:
@@ -151,12 +152,15 @@ def fit_weights(saved: dict, model: VisionMamba, args: argparse.Namespace) -> di
     return fitted
 
 
-def build_state(args: argparse.Namespace, world: World, model: VisionMamba, saved: dict | None) -> TrainingState:
+def build_state(
+    args: argparse.Namespace, world: World, model: VisionMamba, saved: dict | None, train_set: Dataset
+) -> TrainingState:
     """What training changes, new or continued from a checkpoint."""
     args.global_batch = args.batch_size * world.size
     args.scaled_lr = args.lr if args.unscale_lr else args.lr * args.global_batch / 512
     optimizer = build_optimizer(args, model)
-    scheduler, args.last_epoch = create_scheduler(args, optimizer)
+    args.updates_per_epoch = steps_per_epoch(train_set, args, world) if args.sched_on_updates else 0
+    scheduler, args.last_epoch = create_scheduler(args, optimizer, args.updates_per_epoch)
     state = TrainingState(
         model=model,
         ema=WeightAverage(model, decay=args.model_ema_decay) if args.model_ema else None,
@@ -165,6 +169,7 @@ def build_state(args: argparse.Namespace, world: World, model: VisionMamba, save
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(world.device.type) if autocast_dtype(args, world) == torch.float16 else None,
         settings=dict(vars(args)),
+        updates_per_epoch=args.updates_per_epoch,
         epoch=args.start_epoch,
     )
     if saved is not None:

@@ -1,60 +1,175 @@
-"""Print a table of runs from their args.json and log.txt.
+"""Print a table of runs: what each fused, how well it classifies, and the time and memory that its training took.
 
-    python scripts/summarize.py output/demo/plain output/demo/upper
+    python scripts/summarize.py output/fmnist_cpu                     # every run below a directory
+    python scripts/summarize.py output/fmnist_cpu --plot curves.png --save runs.json
+    python scripts/summarize.py runs.json --format latex
 
-Seconds and memory are those of training an epoch: the median of all epochs, so that a slow moment of the machine
-doesn't count, and the largest peak.
+Runs that differ in nothing but the seed are one row, mean ± standard deviation. Seconds are those of training an epoch:
+the median of a run's epochs, so that a slow moment of the machine doesn't count; memory is the largest of any epoch.
+"x time" and "x memory" compare with the run that fuses nothing, "x tokens" is what they should be: the mean number of
+tokens in a layer, against that run's. A row of "2 of 3" epochs is not finished.
 """
 
 import argparse
-import json
+import csv
+import io
 import sys
+from datetime import timedelta
 from pathlib import Path
-from statistics import median
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from training.logbook import read_log
+from fusion.pictures import PALETTE
+from training.results import Run, Spread, baseline, by_experiment, find_runs, fused, write_runs
 
-COLUMNS = ("run", "strategy", "epochs", "top-1 %", "s / epoch", "peak MB", "training MB", "tokens at the end")
+PLACES = {"top-1 %": 2, "best top-1 %": 2, "s / epoch": 1, "x time": 2, "x memory": 2, "x tokens": 2}
 
 
-def summarize(run: Path) -> tuple[str, ...]:
-    """One row of the table for one output directory; ValueError if no epoch is finished there."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="PATH", help="output directories, or files of --save")
+    parser.add_argument("--format", choices=FORMATS, default="markdown", help="how to print the table")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against time, memory and epochs")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write all that was logged into one JSON file")
+    parser.add_argument("--command", metavar="TEXT", default="", help="what made the runs, for --save to say")
+    args = parser.parse_args()
     try:
-        settings = json.loads((run / "args.json").read_text())
-        epochs = read_log(run / "log.txt")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{run}: no run to read ({error})") from None
-    if not epochs:
-        raise ValueError(f"{run}: no epoch is finished yet")
-    return (
-        run.name,
-        "plan" if settings.get("fusion_plan") else settings["fusion_strategy"],
-        f"{len(epochs)} of {settings['last_epoch']}",
-        f"{epochs[-1]['test_acc1']:.2f}",
-        f"{median(epoch['train_seconds'] for epoch in epochs):.1f}",
-        f"{max(epoch['peak_memory_mb'] for epoch in epochs):.0f}",
-        f"{max(epoch['training_memory_mb'] for epoch in epochs):.0f}",
-        f"{settings['token_counts'][-1]} of {settings['token_counts'][0]}",
-    )
+        runs = [run for path in args.runs for run in find_runs(path)]
+        experiments = by_experiment(runs)
+        print(FORMATS[args.format]([row(experiment, experiments) for experiment in experiments]))
+        if args.plot:
+            draw(experiments).savefig(args.plot, dpi=150)
+        if args.save:
+            write_runs(args.save, runs, {"command": args.command})
+    except (ValueError, OSError) as error:
+        sys.exit(f"summarize.py: error: {error}")
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """The rows under COLUMNS as Markdown, columns aligned."""
-    widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-    lines = [COLUMNS, tuple("-" * width for width in widths), *rows]
+def row(runs: list[Run], experiments: list[list[Run]]) -> dict[str, str]:
+    """An experiment's cells by column; empty where no epoch is done, or no run without fusion is there to compare."""
+    first, plain = runs[0], baseline(runs, experiments)
+    counts, flops = first.settings["token_counts"], first.settings.get("flops")
+    cells = {
+        "run": first.name,
+        "strategy": strategy(first),
+        "fused": str(fused(first)),
+        "seeds": str(len(runs)),
+        "epochs": f"{len(first.epochs)} of {first.settings['last_epoch']}",
+        **dict.fromkeys(("best top-1 %", "top-1 %", "s / epoch", "x time", "total", "training MB", "x memory"), ""),
+        "peak MB": "",
+        "M mult-adds": f"{flops / 1e6:.0f}" if flops else "",
+        "x tokens": "",
+        "tokens at the end": f"{counts[-1]} of {counts[0]}",
+    }
+    if plain:
+        cells["x tokens"] = f"{first.mean_tokens / plain[0].mean_tokens:.2f}"
+    if first.epochs:
+        measured = measurements(runs, plain)
+        cells |= {name: spread(values, PLACES.get(name, 0)) for name, values in measured.items()}
+        seconds = sum(epoch["train_seconds"] for run in runs for epoch in run.epochs) / len(runs)
+        cells["total"] = str(timedelta(seconds=round(seconds)))
+    return cells
+
+
+def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[float]]:
+    """Each measured column's value of every run; ratios are to the mean of the runs that fuse nothing."""
+    found = {
+        "best top-1 %": [run.largest("test_acc1") for run in runs],
+        "top-1 %": [run.epochs[-1]["test_acc1"] for run in runs],
+        "s / epoch": [run.seconds_per_epoch for run in runs],
+        "training MB": [run.largest("training_memory_mb") for run in runs],
+        "peak MB": [run.largest("peak_memory_mb") for run in runs],
+    }
+    if plain:
+        seconds = Spread.of(run.seconds_per_epoch for run in plain).mean
+        memory = Spread.of(run.largest("training_memory_mb") for run in plain).mean
+        found["x time"] = [value / seconds for value in found["s / epoch"]]
+        found["x memory"] = [value / memory for value in found["training MB"]]
+    return found
+
+
+def strategy(run: Run) -> str:
+    """The strategy in words, with its layer."""
+    if run.settings.get("fusion_plan"):
+        return "plan"
+    name, layer = run.settings["fusion_strategy"], run.settings.get("fusion_layer")
+    where = {"upper": f" from {layer}", "lower": f" below {layer}"} if layer is not None else {}
+    return name + where.get(name, "")
+
+
+def spread(values: list[float], places: int) -> str:
+    """The mean of the values, ± their standard deviation where there are several."""
+    found = Spread.of(values)
+    around = "" if found.deviation is None else f" ± {found.deviation:.{places}f}"
+    return f"{found.mean:.{places}f}{around}"
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """A table for a README, columns aligned."""
+    lines = [list(rows[0]), *(list(cells.values()) for cells in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="output directories")
-    try:
-        print(table([summarize(run) for run in parser.parse_args().runs]))
-    except ValueError as error:
-        sys.exit(f"summarize.py: error: {error}")
+def comma_separated(rows: list[dict[str, str]]) -> str:
+    """The table for a spreadsheet."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def latex(rows: list[dict[str, str]]) -> str:
+    """The table for a paper, with the rules of the package booktabs."""
+    signs = str.maketrans({"%": r"\%", "_": r"\_", "±": r"$\pm$", "&": r"\&", "#": r"\#"})
+
+    def line(cells) -> str:
+        return " & ".join(cell.translate(signs) for cell in cells) + r" \\"
+
+    head = rf"\begin{{tabular}}{{{'l' * 2 + 'r' * (len(rows[0]) - 2)}}}"
+    body = "\n".join(line(cells.values()) for cells in rows)
+    return "\n".join([head, r"\toprule", line(rows[0]), r"\midrule", body, r"\bottomrule", r"\end{tabular}"])
+
+
+FORMATS = {"markdown": markdown, "csv": comma_separated, "latex": latex}
+
+
+def draw(experiments: list[list[Run]]) -> Figure:
+    """Accuracy against time and memory, and accuracy and memory of every epoch; a colour for each experiment."""
+    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2)
+    for number, runs in enumerate(group for group in experiments if group[0].epochs):
+        style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^vP"[number % 6], "markersize": 5}
+        _draw_experiment(axes, runs, style)
+    labels = (
+        ("training, s / epoch", "top-1 after the last epoch, %"),
+        ("memory of training, MB", "top-1 after the last epoch, %"),
+        ("epoch", "top-1, %"),
+        ("epoch", "peak memory, MB"),
+    )
+    for axis, (x, y) in zip(axes.flat, labels, strict=True):
+        axis.set(xlabel=x, ylabel=y)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=9)
+    return figure
+
+
+def _draw_experiment(axes: list[list[Axes]], runs: list[Run], style: dict) -> None:
+    unfinished = "" if runs[0].complete else f" ({len(runs[0].epochs)} of {runs[0].settings['last_epoch']} epochs)"
+    label = f"{runs[0].name}, {fused(runs[0])} fused{unfinished}"
+    acc1 = [run.epochs[-1]["test_acc1"] for run in runs]
+    axes[0][0].plot([run.seconds_per_epoch for run in runs], acc1, linestyle="", label=label, **style)
+    axes[0][1].plot([run.largest("training_memory_mb") for run in runs], acc1, linestyle="", **style)
+    for axis, column in zip(axes[1], ("test_acc1", "peak_memory_mb"), strict=True):
+        for run in runs:
+            epochs = [epoch["epoch"] + 1 for epoch in run.epochs]
+            axis.plot(epochs, [epoch[column] for epoch in run.epochs], linewidth=1, **style)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def state_of(*flags):
     """The training state that flags make, of a tiny model."""
     args = parse_args([*PLAIN, *map(str, flags)])
     model = VisionMamba(img_size=8, patch_size=4, embed_dim=16, depth=1, num_classes=3)
-    return args, main.build_state(args, CPU, model, None)
+    return args, main.build_state(args, CPU, model, None, None)
 
 
 # What a run prints and keeps
@@ -514,7 +514,7 @@ def test_learning_rate_rule():
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.3)
     args = parse_args(["--batch-size", "64"])
     model = VisionMamba(img_size=8, patch_size=4, embed_dim=16, depth=1, num_classes=3)
-    main.build_state(args, CPU._replace(size=4), model, None)
+    main.build_state(args, CPU._replace(size=4), model, None, None)
     assert args.scaled_lr == pytest.approx(5e-4 * 256 / 512)
 
 
@@ -595,6 +595,26 @@ def test_plateau_waits_patience_epochs(patience):
 def test_other_schedules(sched):
     found = rates("--sched", sched, "--warmup-epochs", 0)
     assert (found[-1] == found[0]) == (sched == "constant")
+
+
+def test_a_rate_for_every_step(run, error, monkeypatch):
+    found, step = [], torch.optim.AdamW.step
+
+    def spy(self, *args, **kwargs):
+        found.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    flags = ("--epochs", 4, "--warmup-epochs", 1, "--lr", 1e-3, "--unscale-lr", "--min-lr", 0, "--batch-size", 4)
+    run(*flags)
+    assert [len(set(found[i : i + 4])) for i in range(0, 16, 4)] == [1] * 4
+    found.clear()
+    run(*flags, "--sched-on-updates")
+    assert found[:4] == pytest.approx([1e-6, 0.00025075, 0.0005005, 0.00075025])  # 1e-6 is --warmup-lr
+    assert found[4:] == sorted(found[4:], reverse=True)
+    assert len(set(found)) == 16
+    assert found[-1] < 2e-5
+    assert "--sched-on-updates: --sched plateau goes by" in error("--sched-on-updates", "--sched", "plateau")
 
 
 def test_noise_on_the_rate():

@@ -29,6 +29,13 @@ def train_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> Da
     return _loader(SeededImages(dataset), args, world, sampler=sampler, batch_size=args.batch_size, drop_last=full)
 
 
+def steps_per_epoch(dataset: Dataset, args: argparse.Namespace, world: World) -> int:
+    """How many batches train_loader gives in an epoch; ValueError for a stream, which doesn't say."""
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(f"--sched-on-updates: --data-set {args.data_set} is a stream without known length")
+    return len(train_loader(dataset, args, world))
+
+
 def test_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:
     """Every test image once: on every process, or with --dist-eval on one of them."""
     batch_size = int(1.5 * args.batch_size)  # no gradients: more images fit, as in DeiT

@@ -375,6 +375,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         choices=("cosine", "tanh", "step", "plateau", "poly", "constant"),
         help="cosine, tanh, step, plateau, poly or constant",
     )
+    add(
+        "--sched-on-updates",
+        action="store_true",
+        help="a new rate for every step, not every epoch: short runs warm up and decay smoothly",
+    )
     add("--warmup-epochs", type=count, default=5, metavar="N", help="epochs of linear warm-up")
     add("--warmup-lr", type=amount, default=1e-6, metavar="LR", help="where the warm-up starts")
     add("--min-lr", type=amount, default=1e-5, metavar="LR", help="where the schedule ends")
@@ -490,6 +495,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("argument --cutmix-minmax: MIN must be below MAX")
     if args.cooldown_epochs and args.sched in WITHOUT_COOLDOWN:
         parser.error(f"argument --cooldown-epochs: is for cosine, tanh and poly, not for --sched {args.sched}")
+    if args.sched_on_updates and args.sched == "plateau":
+        parser.error("argument --sched-on-updates: --sched plateau goes by the top-1 of epochs")
     if args.eval and not args.resume:
         parser.error("argument --eval: needs the checkpoint to evaluate, --resume FILE")
     if args.auto_resume and not args.output_dir:

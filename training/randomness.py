@@ -1,13 +1,11 @@
 """Random numbers that depend on the seed and the place in training alone: a restart finds the same ones again."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 
 class Draw(NamedTuple):
@@ -36,12 +34,8 @@ class SeededImages(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw):
-        if get_worker_info() is not None:  # in a loading process nothing else is random
-            seed_all(*draw.key)
-            return self.dataset[draw.index]
-        with _generators_kept():
-            seed_all(*draw.key)
-            return self.dataset[draw.index]
+        seed_all(*draw.key)
+        return self.dataset[draw.index]
 
 
 def seed_all(*key: int) -> None:
@@ -49,16 +43,7 @@ def seed_all(*key: int) -> None:
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Let the CPU's generators go on afterwards as if nothing had been drawn inside this context."""
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(pytorch)
+    # torch.manual_seed keeps a traceback for GPUs that are not in use yet: longer than reading a small image takes.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)

@@ -48,6 +48,7 @@ def train(
         print("peak memory can't be reset on this system: it is that of the whole run, not of each epoch")
 
     def after_step() -> None:
+        state.set_rate()
         if output_dir and args.save_steps and state.sums.steps % args.save_steps == 0:
             save(state, output_dir)
 
@@ -107,12 +108,13 @@ def saving_when_interrupted(world: World, state: TrainingState, output_dir: Path
 
 
 def start_epoch(loader: DataLoader, state: TrainingState) -> None:
-    """Give the epoch its own order, without the steps that are done; a stream orders itself and starts from new."""
+    """Give the epoch its own order, without the steps that are done, and the rate; a stream starts from new."""
     if isinstance(loader.sampler, TrainSampler):
         loader.sampler.set_epoch(state.epoch, start=state.sums.steps * loader.batch_size)
     else:
         state.sums = EpochSums()
         loader.dataset.set_epoch(state.epoch)
+    state.set_rate()
 
 
 def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dict[str, Figure]:

@@ -37,9 +37,10 @@ class TrainingState:
         ema: Average of its weights, if one is kept.
         opt: timm's name of the optimizer.
         optimizer: Updates the model.
-        scheduler: Sets the learning rate of each epoch.
+        scheduler: Sets the learning rate, of each epoch or of each step.
         scaler: Scales the loss under fp16.
         settings: The run's flags, as plain data: other programs make the same model from them.
+        updates_per_epoch: Steps of an epoch, where the scheduler goes by steps.
         epoch: The epoch to train next, or to go on with.
         sums: What that epoch has summed up so far.
         best_acc1: Best top-1 on the test images so far, in percent.
@@ -52,6 +53,7 @@ class TrainingState:
     scheduler: Scheduler
     scaler: torch.amp.GradScaler | None
     settings: dict
+    updates_per_epoch: int = 0
     epoch: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
     best_acc1: float = 0.0
@@ -106,6 +108,10 @@ class TrainingState:
             load_plateau(self.scheduler, saved["scheduler"])
         else:
             self.scheduler.step(self.epoch)
+
+    def set_rate(self) -> None:
+        """Set the learning rate of the step to come, where the scheduler goes by steps."""
+        self.scheduler.step_update(self.epoch * self.updates_per_epoch + self.sums.steps)
 
     def evaluated_models(self) -> list[tuple[str, nn.Module]]:
         """The models to evaluate, each with the prefix of its scores in the log."""

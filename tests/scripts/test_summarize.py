@@ -1,61 +1,175 @@
-"""The table of runs."""
+"""The table of runs: rows, seeds, ratios, formats, and runs that are not finished."""
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "summarize.py"
+import pytest
+
+from training.results import Spread, find_runs
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "summarize.py"
 
 
-def write_run(folder, strategy, tokens, accuracies, epochs=2):
-    folder.mkdir()
-    (folder / "args.json").write_text(
-        json.dumps({"fusion_strategy": strategy, "token_counts": tokens, "last_epoch": epochs})
-    )
+def write_run(folder, strategy="no", tokens=(17, 17, 17), accuracies=(80.0, 90.5), epochs=2, seconds=3.0, **settings):
+    folder.mkdir(parents=True)
+    about = {"model": "m", "fusion_strategy": strategy, "token_counts": tokens, "last_epoch": epochs, "seed": 0}
+    (folder / "args.json").write_text(json.dumps(about | {"flops": 32_000_000, "output_dir": str(folder)} | settings))
     with open(folder / "log.txt", "w") as log:
         for i, accuracy in enumerate(accuracies):
             line = {
                 "epoch": i,
                 "test_acc1": accuracy,
-                "train_seconds": 3.0 + i,
+                "train_seconds": seconds + i,
                 "peak_memory_mb": 900 + i,
                 "training_memory_mb": 100 - i,
             }
             log.write(json.dumps(line) + "\n")
 
 
-def summarize(*runs):
-    result = subprocess.run([sys.executable, SCRIPT, *runs], capture_output=True, text=True, check=False)
+def summarize(*arguments):
+    result = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
     return result.returncode, result.stdout, result.stderr
 
 
-def cells(line):
-    return [cell.strip() for cell in line.strip("|\n").split("|")]
+def table(*arguments):
+    """The rows as dictionaries."""
+    code, out, err = summarize(*arguments, "--format", "csv")
+    assert code == 0, err
+    return list(csv.DictReader(out.splitlines()))
 
 
 def test_a_row_for_every_run(tmp_path):
-    write_run(tmp_path / "plain", "no", [17, 17, 17], [80.0, 90.5])
-    write_run(tmp_path / "fused", "upper", [17, 17, 9], [70.0], epochs=4)
-    code, out, _ = summarize(tmp_path / "plain", tmp_path / "fused")
-    assert code == 0
-    header, _, plain, fused = out.splitlines()
-    assert cells(header)[:4] == ["run", "strategy", "epochs", "top-1 %"]
-    assert cells(plain) == ["plain", "no", "2 of 2", "90.50", "3.5", "901", "100", "17 of 17"]
-    assert cells(fused) == ["fused", "upper", "1 of 4", "70.00", "3.0", "900", "100", "9 of 17"]
+    write_run(tmp_path / "plain", accuracies=[90.5, 80.0])
+    write_run(tmp_path / "fused", "upper", [17, 17, 9], [70.0, 75.0], fusion_layer=1, seconds=2.1)
+    fused, plain = table(tmp_path)
+    assert plain == {
+        "run": "plain",
+        "strategy": "no",
+        "fused": "0",
+        "seeds": "1",
+        "epochs": "2 of 2",
+        "best top-1 %": "90.50",
+        "top-1 %": "80.00",
+        "s / epoch": "3.5",
+        "x time": "1.00",
+        "total": "0:00:07",
+        "training MB": "100",
+        "x memory": "1.00",
+        "peak MB": "901",
+        "M mult-adds": "32",
+        "x tokens": "1.00",
+        "tokens at the end": "17 of 17",
+    }
+    assert (fused["strategy"], fused["fused"], fused["tokens at the end"]) == ("upper from 1", "8", "9 of 17")
+    assert fused["x time"] == "0.74"  # 2.6 / 3.5
 
 
-def test_no_run_is_one_line(tmp_path):
-    code, _, err = summarize(tmp_path)
+def test_tokens_say_what_time_should_be(tmp_path):
+    write_run(tmp_path / "plain", tokens=[20, 20, 20])
+    write_run(tmp_path / "fused", "all", [20, 10, 5])
+    fused, plain = table(tmp_path)
+    assert (fused["x tokens"], plain["x tokens"]) == ("0.75", "1.00")  # layers have 20 and 10
+
+
+def test_seeds_are_one_row_with_their_deviation(tmp_path):
+    write_run(tmp_path / "no-seed0", accuracies=[80.0, 90.0])
+    write_run(tmp_path / "no-seed1", accuracies=[80.0, 91.0], seed=1, date="another day")
+    write_run(tmp_path / "no-seed2", accuracies=[80.0, 50.0], seed=2, lr=0.1)  # another experiment
+    row, other = table(tmp_path)
+    assert (row["run"], row["seeds"], row["top-1 %"]) == ("no", "2", "90.50 \u00b1 0.71")
+    assert (other["seeds"], other["top-1 %"]) == ("1", "50.00")
+
+
+def test_one_value_has_no_deviation():
+    assert Spread.of([3.0]) == (3.0, None)
+    assert Spread.of([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+
+
+def test_what_is_not_finished_is_marked_and_not_averaged(tmp_path):
+    write_run(tmp_path / "no-seed0", accuracies=[80.0, 90.0])
+    write_run(tmp_path / "no-seed1", accuracies=[70.0], seed=1)
+    write_run(tmp_path / "no-seed2", accuracies=[], seed=2)
+    rows = table(tmp_path)
+    assert [(row["epochs"], row["seeds"], row["top-1 %"]) for row in rows] == [
+        ("2 of 2", "1", "90.00"),
+        ("1 of 2", "1", "70.00"),
+        ("0 of 2", "1", ""),
+    ]
+
+
+def test_nothing_to_compare_with_leaves_cells_empty(tmp_path):
+    write_run(tmp_path / "fused", "all", [17, 17, 9])
+    write_run(tmp_path / "plain", model="another")
+    fused, _ = table(tmp_path)
+    assert fused["x time"] == fused["x memory"] == fused["x tokens"] == ""
+
+
+def test_runs_in_one_file_give_the_same_table(tmp_path):
+    write_run(tmp_path / "runs" / "plain")
+    write_run(tmp_path / "runs" / "fused", "all", [17, 17, 9])
+    file = tmp_path / "runs.json"
+    rows = table(tmp_path / "runs", "--save", file, "--command", "bash it.sh")
+    assert table(file) == rows
+    assert json.loads(file.read_text())["command"] == "bash it.sh"
+    assert str(tmp_path) not in file.read_text()
+
+
+def test_markdown_and_latex(tmp_path):
+    write_run(tmp_path / "my_run")
+    _, out, _ = summarize(tmp_path)
+    header, rule, row = out.splitlines()
+    assert len(header) == len(rule) == len(row)
+    assert header.startswith("| run    | strategy |")
+    _, out, _ = summarize(tmp_path, "--format", "latex")
+    assert out.splitlines()[0] == r"\begin{tabular}{llrrrrrrrrrrrrrr}"
+    assert r"best top-1 \% & top-1 \%" in out
+    assert r"my\_run & no & 0 & 1 & 2 of 2 & 90.50" in out
+
+
+def test_curves(tmp_path):
+    write_run(tmp_path / "plain")
+    write_run(tmp_path / "fused", "all", [17, 17, 9], accuracies=[])
+    code, _, err = summarize(tmp_path, "--plot", tmp_path / "curves.png")
+    assert code == 0, err
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("args", "log"),
+    [
+        (None, None),
+        ("{", ""),
+        ("[]", ""),
+        ("{}", ""),
+        ('{"token_counts": [5], "last_epoch": 1, "fusion_strategy": "no"}', "nothing\nhere\n"),
+        ('{"token_counts": [5], "last_epoch": 1, "fusion_strategy": "no"}', '{"epoch": 0}\n'),
+        ('{"token_counts": [5], "last_epoch": 1, "fusion_strategy": "no"}', None),
+    ],
+)
+def test_what_is_no_run_is_one_line(tmp_path, args, log):
+    for name, text in (("args.json", args), ("log.txt", log)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        find_runs(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"runs": [{"name": "a"}]}', '{"runs": 3}'])
+def test_a_file_that_holds_no_runs_is_one_line(tmp_path, text):
+    (tmp_path / "runs.json").write_text(text)
+    code, _, err = summarize(tmp_path / "runs.json")
     assert code == 1
     assert len(err.splitlines()) == 1
-    assert str(tmp_path) in err
+    assert "runs.json" in err
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path):
-    write_run(tmp_path / "running", "no", [17, 17], [80.0], epochs=4)
+    write_run(tmp_path / "running", accuracies=[80.0], epochs=4)
     with open(tmp_path / "running" / "log.txt", "a") as log:
         log.write('{"epoch": 1, "test_acc')
-    code, out, err = summarize(tmp_path / "running")
-    assert code == 0, err
-    assert cells(out.splitlines()[-1])[:4] == ["running", "no", "1 of 4", "80.00"]
+    (row,) = table(tmp_path / "running")
+    assert (row["epochs"], row["top-1 %"]) == ("1 of 4", "80.00")

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The paper's question on a CPU and real images: a Vim of half a million parameters, 12 layers and 49 patches on all of
+# Fashion-MNIST, every strategy fusing 36 patches and upper also half as many. About two hours on 2 cores.
+#
+#   bash scripts/fmnist_cpu.sh table
+#
+# DATA is not needed where Debian's dataset-fashion-mnist is installed. OUTPUT, SEEDS and flags after -- are explained in
+# scripts/tables.sh.
+GPUS=1 SEEDS="${SEEDS:-0 1}"
+source "$(dirname "$0")/tables.sh"
+table=fmnist_cpu
+# Three epochs are too few for DeiT's augmentation to pay and for its warm-up; small batches and a rate for every step
+# make the most of them.
+recipe=(
+    --device cpu --model vim_nano_patch4_32 --input-size 28 --data-set FMNIST ${DATA:+--data-path "$DATA"}
+    --epochs 3 --batch-size 32 --lr 3e-3 --unscale-lr --sched-on-updates --warmup-epochs 0 --opt-betas 0.9 0.95
+    --drop-path 0.0 --weight-decay 0.1 --no-aug --mixup 0 --cutmix 0 --smoothing 0 --no-repeated-aug --no-model-ema
+    --num_workers 0 --no_amp --save-steps 200
+)
+names=(no all interleaved lower upper upper-half)
+fusion=(
+    [no]="--fusion-strategy no"
+    [all]="--fusion-strategy all --fusion-token 3"
+    [interleaved]="--fusion-strategy interleaved --fusion-token 6"
+    [lower]="--fusion-strategy lower --fusion-layer 6 --fusion-token 6"
+    [upper]="--fusion-strategy upper --fusion-layer 6 --fusion-token 6"
+    [upper-half]="--fusion-strategy upper --fusion-layer 6 --fusion-token 3"
+)
+train_table "$@"

@@ -1,0 +1,60 @@
+# What the scripts that train a table share; they source this file, say what differs, and call train_table "$@".
+#
+# A script sets `table`, its name; `recipe`, the flags of all its runs; `names`, its rows in order; `fusion[NAME]`, the
+# flags of each; and may set the defaults below. From the environment come
+#   GPUS     processes, one a GPU; as many as nvidia-smi lists, or 1
+#   DATA     where the images are
+#   OUTPUT   where the runs go, each in a directory of its own: output/TABLE/NAME-seedS
+#   SEEDS    one run of each row for every seed
+# Flags after -- go to main.py and come last, so they win. A run goes on where it stopped, or is left alone if it is done:
+# the same command starts the table and finishes it after an interruption.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+GPUS="${GPUS:-$( (nvidia-smi -L 2> /dev/null || echo none) | wc -l)}"
+SEEDS="${SEEDS:-0}"
+
+# The paper's setting (arXiv 2409.09808, section 4): 4 GPUs, and as many tokens fused by every strategy, of 196 patches.
+paper_recipe=(--epochs 300 --batch-size 128 --drop-path 0.0 --weight-decay 0.1 --num_workers 25 --no_amp)
+names=(no all interleaved lower upper)
+declare -A fusion=(
+    [no]="--fusion-strategy no"
+    [all]="--fusion-strategy all --fusion-token 7"                            # 24 x 7 = 168
+    [interleaved]="--fusion-strategy interleaved --fusion-token 14"           # 12 x 14 = 168
+    [lower]="--fusion-strategy lower --fusion-layer 18 --fusion-token 9"      # 18 x 9 = 162
+    [upper]="--fusion-strategy upper --fusion-layer 6 --fusion-token 9"       # 18 x 9 = 162
+)
+
+usage() {
+    echo "usage: bash $0 NAME|table [-- FLAGS OF main.py]; NAME is one of: ${names[*]}" >&2
+    exit 2
+}
+
+train_table() { # NAME|table [-- FLAGS...]
+    local chosen="${1:-}" seed name
+    [[ "$chosen" = table || -v fusion["$chosen"] ]] 2> /dev/null || usage
+    [ $# -eq 1 ] || [ "$2" = -- ] || usage
+    [ "$chosen" = table ] || names=("$chosen")
+    shift $(($# > 1 ? 2 : 1))
+    OUTPUT="${OUTPUT:-output/$table}"
+    bash scripts/setup.sh
+    for seed in $SEEDS; do
+        for name in "${names[@]}"; do
+            echo "== $table, $name, seed $seed"
+            # shellcheck disable=SC2086 # the flags of a row are words
+            train "${recipe[@]}" ${fusion[$name]} --seed "$seed" --output_dir "$OUTPUT/$name-seed$seed" "$@"
+        done
+    done
+    .venv/bin/python scripts/summarize.py "$OUTPUT"
+}
+
+# Bash would die of a SIGTERM, as SLURM sends it, before the training has saved: pass it on, and wait for that.
+train() {
+    .venv/bin/python -m torch.distributed.run --standalone --nproc-per-node="$GPUS" main.py --auto-resume "$@" &
+    local launcher=$! code=0
+    trap 'kill -TERM "$launcher"' TERM INT
+    wait "$launcher" || code=$?
+    while kill -0 "$launcher" 2> /dev/null; do wait "$launcher" || code=$?; done
+    trap - TERM INT
+    return "$code"
+}

@@ -1,0 +1,185 @@
+"""The scripts that train tables: which runs they start, and what an interruption leaves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fusion
+from training.options import get_args_parser
+
+ROOT = Path(__file__).parents[2]
+PAPER = ("cifar100_vim_tiny", "cifar100_vim_small", "imagenet_vim_tiny")
+STRATEGIES = ["no", "all", "interleaved", "lower", "upper"]
+# Stands for the environment's interpreter: notes how it was called, one line a call.
+RECORDER = '#!/bin/sh\necho "$@" >> calls\n'
+
+
+def make_house(folder, python):
+    """A copy of the scripts with nothing to install and another interpreter."""
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    (folder / "scripts" / "setup.sh").write_text("")
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").write_text(python)
+    (folder / ".venv" / "bin" / "python").chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def house(tmp_path):
+    return make_house(tmp_path, RECORDER)
+
+
+def start(house, script, *arguments, **environment):
+    clean = {name: value for name, value in os.environ.items() if name not in ("GPUS", "DATA", "OUTPUT", "SEEDS", "KS")}
+    return subprocess.run(
+        ["bash", house / "scripts" / f"{script}.sh", *arguments],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def trainings(house, script, *arguments, **environment):
+    """The flags of main.py in each training that a script starts, as words, and the launcher's words before them."""
+    result = start(house, script, *arguments, **environment)
+    assert result.returncode == 0, result.stderr
+    *runs, last = (house / "calls").read_text().splitlines()
+    assert "summarize.py" in last
+    return [tuple(part.split() for part in run.split(" main.py ")) for run in runs]
+
+
+def plan_of(flags, depth):
+    args = get_args_parser().parse_args(flags)
+    return fusion.plan(args.fusion_strategy, depth, args.fusion_layer, args.fusion_token, total=args.fusion_total)
+
+
+@pytest.mark.parametrize("script", PAPER)
+def test_the_papers_settings_and_matched_budgets(house, script):
+    runs = [flags for _, flags in trainings(house, script, "table")]
+    parsed = [get_args_parser().parse_args(flags) for flags in runs]
+    assert [args.fusion_strategy for args in parsed] == STRATEGIES
+    assert [sum(plan_of(flags, 24)) for flags in runs] == [0, 168, 168, 162, 162]
+    for args in parsed:
+        assert (args.epochs, args.batch_size, args.drop_path, args.weight_decay) == (300, 128, 0, 0.1)
+        assert args.amp is False
+        assert args.auto_resume
+        assert args.model == ("vim_small_patch16_224" if "small" in script else "vim_tiny_patch16_224")
+        assert args.data_set == ("IMNET" if "imagenet" in script else "CIFAR")
+    assert len({args.output_dir for args in parsed}) == len(runs)
+
+
+def test_one_strategy_and_flags_that_win(house):
+    ((_, flags),) = trainings(house, "cifar100_vim_tiny", "upper", "--", "--epochs", "7", "--lr", "1e-3")
+    args = get_args_parser().parse_args(flags)
+    assert (args.fusion_strategy, args.epochs, args.lr) == ("upper", 7, 1e-3)
+
+
+def test_the_environment_says_where_and_how_often(house):
+    runs = trainings(house, "cifar100_vim_tiny", "no", GPUS="2", DATA="/images", OUTPUT="here", SEEDS="3 4")
+    parsed = [get_args_parser().parse_args(flags) for _, flags in runs]
+    assert [(args.seed, args.output_dir) for args in parsed] == [(3, "here/no-seed3"), (4, "here/no-seed4")]
+    assert all(args.data_path == "/images" for args in parsed)
+    assert all("--nproc-per-node=2" in launcher for launcher, _ in runs)
+
+
+def test_where_upper_and_lower_begin(house):
+    runs = [flags for _, flags in trainings(house, "cifar100_layers", "table", KS="6 12")]
+    found = [(args.fusion_strategy, args.fusion_layer) for args in map(get_args_parser().parse_args, runs)]
+    assert found == [("no", None), ("lower", 6), ("upper", 6), ("lower", 12), ("upper", 12)]
+    assert [sum(plan_of(flags, 24)) for flags in runs] == [0, 168, 168, 168, 168]
+
+
+def test_the_cpu_table_has_two_seeds_and_upper_at_two_budgets(house):
+    runs = [flags for _, flags in trainings(house, "fmnist_cpu", "table")]
+    assert [sum(plan_of(flags, 12)) for flags in runs] == [0, 36, 36, 36, 36, 18] * 2
+    assert [get_args_parser().parse_args(flags).seed for flags in runs] == [0] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize("arguments", [(), ("uper",), ("",), ("upper", "--epochs", "3"), ("upper", "lower")])
+def test_a_wrong_call_is_one_line(house, arguments):
+    result = start(house, "cifar100_vim_tiny", *arguments)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "upper" in result.stderr
+    assert not (house / "calls").exists()
+
+
+def test_a_failed_run_ends_the_table(tmp_path):
+    house = make_house(tmp_path, RECORDER + "exit 3\n")
+    assert start(house, "cifar100_vim_tiny", "table").returncode == 3
+    assert len((house / "calls").read_text().splitlines()) == 1
+
+
+# A training that saves for a second when it is told to end.
+SAVER = (
+    RECORDER
+    + """
+trap 'sleep 1; echo saved >> calls; exit 143' TERM
+touch started
+while :; do sleep 0.1; done
+"""
+)
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.05)
+
+
+def test_sigterm_waits_until_the_training_has_saved_and_starts_no_other(tmp_path):
+    house = make_house(tmp_path, SAVER)
+    process = subprocess.Popen(["bash", house / "scripts" / "fmnist_cpu.sh", "table"], cwd=house)
+    wait_for(house / "started")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    assert (house / "calls").read_text().splitlines()[1:] == ["saved"]
+
+
+def test_a_slurm_job_queues_again_when_the_training_has_saved(tmp_path):
+    house = make_house(tmp_path, SAVER)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\necho "scontrol $@" >> calls\n')
+    scontrol.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    command = ["bash", "scripts/slurm.sbatch", "scripts/fmnist_cpu.sh", "upper"]
+    process = subprocess.Popen(command, cwd=house, env=environment)
+    wait_for(house / "started")
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+    assert (house / "calls").read_text().splitlines()[1:] == ["saved", "scontrol requeue 17"]
+
+
+def test_a_slurm_job_that_ends_by_itself_does_not_queue_again(house):
+    environment = os.environ | {"SLURM_JOB_ID": "17"}  # and no scontrol, which would fail
+    command = ["bash", "scripts/slurm.sbatch", "scripts/fmnist_cpu.sh", "upper"]
+    subprocess.run(command, cwd=house, env=environment, check=True, timeout=60, capture_output=True)
+
+
+def test_a_real_row_goes_on_after_sigterm(tmp_path):
+    house = make_house(tmp_path / "house", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for path in ROOT.iterdir():
+        if not (house / path.name).exists() and not path.name.startswith("."):
+            (house / path.name).symlink_to(path)
+    shutil.copy(ROOT / "scripts" / "summarize.py", house / "scripts")
+    row = ["bash", house / "scripts" / "fmnist_cpu.sh", "upper", "--", "--data-set", "DIGITS", "--save-steps", "1"]
+    environment = os.environ | {"SEEDS": "0", "OUTPUT": str(tmp_path / "output")}
+    checkpoint = tmp_path / "output" / "upper-seed0" / "checkpoint.pth"
+    process = subprocess.Popen(row, env=environment)
+    wait_for(checkpoint)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    result = subprocess.run(row, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert f"weights    {checkpoint}" in result.stdout
+    *_, table = result.stdout.strip().splitlines()
+    assert "upper from 6" in table
+    assert "3 of 3" in table

@@ -1,0 +1,161 @@
+"""Finished and unfinished runs, read back from what they left, and what repeated runs come to over their seeds."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import NamedTuple
+
+from training.logbook import read_log
+
+# What may differ between the seeds of one experiment: where a run was, how it was started, and on what day.
+NOT_COMPARED = (
+    "seed",
+    "output_dir",
+    "data_path",
+    "resume",
+    "auto_resume",
+    "weights",
+    "start_epoch",
+    "save_steps",
+    "versions",
+    "date",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: That of its directory, without the -seedS that tells it from its repetitions.
+        settings: Its flags and what followed from them: the entries of args.json.
+        epochs: The lines of log.txt, in order.
+    """
+
+    name: str
+    settings: dict
+    epochs: list[dict]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every epoch is done."""
+        return len(self.epochs) >= self.settings["last_epoch"]
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median time to train one, so that a slow moment of the machine doesn't count."""
+        return median(epoch["train_seconds"] for epoch in self.epochs)
+
+    def largest(self, column: str) -> float:
+        """The largest value of a column of the log."""
+        return max(epoch[column] for epoch in self.epochs)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens in a layer, on the mean of the layers: what time and memory should follow."""
+        return mean(self.settings["token_counts"][:-1])
+
+
+class Spread(NamedTuple):
+    """A mean over runs, and their standard deviation where there are several."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        values = list(values)
+        return cls(mean(values), stdev(values) if len(values) > 1 else None)
+
+
+def read_run(directory: Path) -> Run:
+    """Read a run's output directory.
+
+    Raises:
+        ValueError: It holds no run, or one that can't be read.
+    """
+    try:
+        settings = json.loads((directory / "args.json").read_text())
+        name = directory.resolve().name.removesuffix(f"-seed{settings.get('seed')}")
+        run = Run(name, settings, read_log(directory / "log.txt"))
+        check(run)
+    except OSError as error:
+        raise ValueError(f"{directory}: no run to read ({error})") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{directory}: not a run's args.json and log.txt ({error!r})") from None
+    return run
+
+
+def check(run: Run) -> None:
+    """See that what a table needs is there; KeyError or TypeError where it is not."""
+    counts = run.settings["token_counts"]
+    _ = run.settings["last_epoch"] + sum(counts) + counts[-1], run.settings["fusion_strategy"]
+    for epoch in run.epochs:
+        columns = ("test_acc1", "train_seconds", "peak_memory_mb", "training_memory_mb")
+        _ = sum(epoch[column] for column in columns)
+
+
+def find_runs(path: Path) -> list[Run]:
+    """Every run in a directory or below it, or in a file that write_runs left.
+
+    Raises:
+        ValueError: There is none, or one that can't be read.
+    """
+    if path.is_file():
+        return _read_file(path)
+    directories = sorted(args.parent for args in path.rglob("args.json"))
+    if not directories:
+        raise ValueError(f"{path}: no run is there (no args.json in it or below)")
+    return [read_run(directory) for directory in directories]
+
+
+def _read_file(path: Path) -> list[Run]:
+    try:
+        runs = [Run(run["name"], run["settings"], run["epochs"]) for run in json.loads(path.read_text())["runs"]]
+        for run in runs:
+            check(run)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a file of runs ({error!r})") from None
+    return runs
+
+
+def write_runs(path: Path, runs: list[Run], about: dict) -> None:
+    """Write runs into one file, which find_runs reads: a header and all that they logged, without paths."""
+    located = ("output_dir", "data_path", "resume", "finetune", "weights")
+    plain = [
+        {
+            "name": run.name,
+            "settings": {name: value for name, value in run.settings.items() if name not in located},
+            "epochs": run.epochs,
+        }
+        for run in runs
+    ]
+    path.write_text(json.dumps(about | {"runs": plain}, indent=1) + "\n")
+
+
+def by_experiment(runs: list[Run]) -> list[list[Run]]:
+    """Runs that differ in nothing but their seed, together, complete ones apart from the others; in order."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        compared = {name: value for name, value in run.settings.items() if name not in NOT_COMPARED}
+        key = json.dumps([run.name, run.complete or len(run.epochs), compared], sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
+
+
+def baseline(runs: list[Run], among: list[list[Run]]) -> list[Run] | None:
+    """The complete runs of the same model and data that fuse nothing, if there is one such experiment."""
+    shared = ("model", "input_size", "data_set", "batch_size", "processes", "epochs")
+
+    def same(other: Run) -> bool:
+        return all(other.settings.get(name) == runs[0].settings.get(name) for name in shared)
+
+    plain = [group for group in among if group[0].complete and same(group[0]) and not fused(group[0])]
+    return plain[0] if len(plain) == 1 else None
+
+
+def fused(run: Run) -> int:
+    """Tokens that fuse in all layers together."""
+    return run.settings["token_counts"][0] - run.settings["token_counts"][-1]
