@@ -13,6 +13,11 @@ import re
 from datetime import date
 from pathlib import Path
 
+from training.options import check_known, fail, parse_args
+
+if __name__ == "__main__":
+    parse_args()  # a wrong flag, or --help, is answered before PyTorch's import, which takes seconds
+
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler
@@ -25,11 +30,12 @@ import ssm
 from engine import evaluate
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
+from training.broken_images import SkipBroken
+from training.check import check
 from training.distributed import World, be_deterministic, init_world, launched, main_process_first, relaunch
 from training.loaders import shared_out, steps_per_epoch, test_loader
 from training.logbook import Logbook, open_directory
 from training.models import build_model, check_model, fuse, start_from
-from training.options import check_known, fail, parse_args
 from training.overview import describe_evaluation, device_name, print_overview, versions
 from training.run import autocast_dtype, train
 from training.state import TrainingState, WeightAverage, changed_settings
@@ -76,6 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if state is None:
             evaluate_checkpoint(args, world, model, saved, test_set)
+        elif args.check:
+            check(args, world, state, train_set, test_set)
         elif state.epoch >= args.last_epoch:
             if world.is_main:
                 print(f"nothing left to train: all {args.last_epoch} epochs are done")
@@ -101,6 +109,8 @@ def check_names(args: argparse.Namespace) -> None:
     check_known("--opt", args.opt.lower(), list_optimizers())
     check_optimizer(args)
     datasets.check(args)
+    if args.skip_bad_images:
+        datasets.check_indexed(args)
 
 
 def check_optimizer(args: argparse.Namespace) -> None:
@@ -133,6 +143,8 @@ def build_data(args: argparse.Namespace, world: World) -> tuple[Dataset | None, 
         if not args.eval:
             train_set, args.nb_classes = datasets.build_dataset(True, args)
         test_set, args.nb_classes = datasets.build_dataset(False, args)
+        if args.skip_bad_images:
+            return train_set and SkipBroken(train_set), SkipBroken(test_set)
         return train_set, test_set
 
     return main_process_first(world, build)

@@ -5,6 +5,7 @@ import os
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from training.broken_images import collate_readable
 from training.distributed import World
 from training.randomness import SeededImages
 from training.samplers import EvalSampler, TrainSampler, drop_last
@@ -57,5 +58,6 @@ def _loader(dataset: Dataset, args: argparse.Namespace, world: World, **kwargs) 
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=args.pin_mem and world.device.type == "cuda",
+        collate_fn=collate_readable if args.skip_bad_images else None,
         **kwargs,
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ class Logbook:
 
     def __init__(self, output_dir: Path, settings: dict, start_epoch: int) -> None:
         self.log = output_dir / "log.txt"
-        kept = [line for line in read_log(self.log) if line["epoch"] < start_epoch]
+        kept = [line for line in read_log(self.log) if line["epoch"] < start_epoch] if self.log.exists() else []
         lines = "".join(json.dumps(line) + "\n" for line in kept)
         for path, text in ((output_dir / "args.json", json.dumps(settings, indent=2) + "\n"), (self.log, lines)):
             replace_file(path, lambda file, text=text: file.write(text.encode()))
@@ -66,11 +67,11 @@ def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = Fals
     log = output_dir / "log.txt"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        log.open("a").close()
+        tempfile.TemporaryFile(dir=output_dir).close()
         remove_leftovers(output_dir)
     except OSError as error:
         raise ValueError(f"--output_dir {output_dir}: can't be written ({error.strerror})") from None
-    holds_run = read_log(log) or (output_dir / "checkpoint.pth").exists()
+    holds_run = (log.exists() and read_log(log)) or (output_dir / "checkpoint.pth").exists()
     goes_on = auto_resume or (resumed_from and Path(resumed_from).parent.resolve() == output_dir.resolve())
     if holds_run and not goes_on:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""The command line: DeiT's flags under DeiT's names, and those of token fusion."""
+"""The command line: DeiT's flags under DeiT's names, and those of token fusion.
+
+Nothing here imports PyTorch, which takes seconds: a wrong flag is said at once.
+"""
 
 import argparse
 import difflib
@@ -8,12 +11,26 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-import fusion
-
 DEFAULT_MODEL = "vim_pico_patch2_8"
 AMP_DTYPES = ("bfloat16", "float16")
 SECONDS_TO_SPEAK = 15
 INAT_CATEGORIES = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
+# What fusion.SCHEDULES and fusion.CHOICES hold, which come with PyTorch.
+FUSION_SCHEDULES = ("constant", "decreasing", "increasing")
+FUSION_METHODS = {
+    "average": (
+        ("mean", "size"),
+        "a fused token is the mean of its parts, or weighs them by their patches",
+    ),
+    "metric": (
+        ("hidden", "residual", "input"),
+        "compare tokens by the mixer's output, the sum before it, or the sum after it",
+    ),
+    "distance": (("cosine", "l2", "l1"), "similarity of two tokens"),
+    "order": (("keep", "concat"), "leave tokens in sequence order, or as ToMe does"),
+    "reduce": (("fuse", "prune"), "average a token into the other, or drop it"),
+    "match": (("similar", "random"), "fuse the most similar pairs, or random ones for comparison"),
+}
 FUSION_AMOUNTS = ("fusion_token", "fusion_total", "fusion_keep", "fusion_plan")  # one of them says how many tokens
 WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedules that come to an end
 
@@ -82,7 +99,7 @@ RUN_SETTINGS = {
     "model": ("model", "input_size"),
     "data_set": ("data_set", "data_path", "nb_classes", "inat_category", "eval_crop_ratio"),
     "fusion_strategy": ("fusion_strategy", "fusion_layer", "fusion_schedule", *FUSION_AMOUNTS),
-    **{f"fusion_{name}": (f"fusion_{name}",) for name in fusion.CHOICES},
+    **{f"fusion_{name}": (f"fusion_{name}",) for name in FUSION_METHODS},
 }
 
 
@@ -168,7 +185,7 @@ def add_fusion_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--fusion-schedule",
         default="constant",
-        choices=fusion.SCHEDULES,
+        choices=FUSION_SCHEDULES,
         help="as many tokens in each chosen layer, or fewer and fewer, or more and more",
     )
     add("--fusion-plan", metavar="R,R,...", help="instead of all these: tokens to fuse after each layer, one by one")
@@ -177,16 +194,8 @@ def add_fusion_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_fusion_method_flags(add: Callable) -> None:
     """The flags that say how tokens fuse, whatever the layers."""
-    about = {
-        "average": "a fused token is the mean of its parts, or weighs them by the patches they stand for",
-        "metric": "compare tokens by the mixer's output, the sum before it, or the sum after it",
-        "distance": "similarity of two tokens",
-        "order": "leave tokens in sequence order, or as ToMe does",
-        "reduce": "average a token into the other, or drop it",
-        "match": "fuse the most similar pairs, or random ones for comparison",
-    }
-    for name, choices in fusion.CHOICES.items():
-        add(f"--fusion-{name}", default=choices[0], choices=choices, help=about[name])
+    for name, (choices, help) in FUSION_METHODS.items():
+        add(f"--fusion-{name}", default=choices[0], choices=choices, help=help)
 
 
 def add_input_size(add: Callable) -> None:
@@ -246,6 +255,11 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
         default=10,
         metavar="N",
         help="processes that load images, for each process that trains; together at most one for each core is started",
+    )
+    add(
+        "--skip-bad-images",
+        action="store_true",
+        help="pass over images that can't be read, and count them, instead of stopping with the file's name",
     )
     add("--pin-mem", default=True, help="page-locked batches, which reach a GPU faster", **_SWITCH)
 
@@ -442,6 +456,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--save-steps", type=count, default=0, metavar="N", help="save every N steps too, not only after each epoch")
     add("--start_epoch", type=count, default=0, metavar="N", help="first epoch, unless a checkpoint says it")
     add("--eval", action="store_true", help="evaluate the checkpoint of --resume and stop")
+    add(
+        "--check",
+        action="store_true",
+        help="build everything, train one batch, write and read a checkpoint, say what was found, and stop",
+    )
     add("--seed", type=count, default=0, metavar="N", help="of weights, order of images and augmentation")
     add("--deterministic", action="store_true", help="only algorithms that give the same bits every time, if slower")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
@@ -499,6 +518,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("argument --sched-on-updates: --sched plateau goes by the top-1 of epochs")
     if args.eval and not args.resume:
         parser.error("argument --eval: needs the checkpoint to evaluate, --resume FILE")
+    if args.check and args.eval:
+        parser.error("argument --check: is about training, --eval about a checkpoint; choose one")
     if args.auto_resume and not args.output_dir:
         parser.error("argument --auto-resume: needs the run's --output_dir DIR")
     if args.save_steps and not args.output_dir:

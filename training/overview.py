@@ -116,13 +116,14 @@ def _method(args: argparse.Namespace) -> str:
 
 def describe_epoch(record: dict, last_epoch: int, best_acc1: float) -> str:
     """One line for an epoch's record."""
+    skipped = f", {record['skipped_images']} broken images skipped" if record.get("skipped_images") else ""
     ema = f", EMA {record['test_ema_acc1']:.2f} %" if "test_ema_acc1" in record else ""
     return (
         f"epoch {record['epoch']:>{len(str(last_epoch - 1))}}/{last_epoch - 1}: "
         f"loss {record['train_loss']:.4f}, top-1 {record['test_acc1']:.2f} %{ema} (best {best_acc1:.2f} %), "
         f"{record['train_seconds']:.1f} s (waited {record['data_seconds']:.1f} s for data), "
         f"{record['images_per_second']:.0f} images/s, "
-        f"peak memory {record['peak_memory_mb']:.0f} MB (training {record['training_memory_mb']:.0f} MB)"
+        f"peak memory {record['peak_memory_mb']:.0f} MB (training {record['training_memory_mb']:.0f} MB){skipped}"
     )
 
 

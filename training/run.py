@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,59 @@ from training.state import TrainingState
 from training.steps import BadSteps, EpochSums
 
 
+class Trainer:
+    """What every epoch of a run needs: loaders, loss, mixup, precision and the watch on memory.
+
+    Args:
+        args: The command line.
+        world: This process among all.
+        state: What training changes.
+        train_set, test_set: Images and labels.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, world: World, state: TrainingState, train_set: Dataset, test_set: Dataset
+    ) -> None:
+        self.args, self.world, self.state = args, world, state
+        self.model = DistributedDataParallel(state.model) if world.size > 1 else state.model
+        self.train_batches, self.test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
+        self.criterion, self.mixup = create_criterion(args.mixed, args.smoothing), build_mixup(args)
+        self.dtype, self.memory = autocast_dtype(args, world), PeakMemory(world.device)
+        self.shared_out = shared_out(test_set, args)
+        self.memory.start_training()
+
+    def train(self, batches: Iterable, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Train on batches of the state's epoch; what train_one_epoch returns."""
+        return train_one_epoch(
+            self.model,
+            self.criterion,
+            batches,
+            self.state.optimizer,
+            self.world,
+            self.state.epoch,
+            seed=self.args.seed,
+            sums=self.state.sums,
+            after_step=after_step,
+            mixup=self.mixup,
+            ema=self.state.ema,
+            autocast=self.dtype,
+            scaler=self.state.scaler,
+            clip_grad=self.args.clip_grad,
+            bad_steps=BadSteps(self.args.max_bad_steps, self.args.if_continue_inf, self.args.if_nan2num),
+            memory=self.memory,
+        )
+
+    def evaluate(self, batches: Callable[[], Iterable]) -> dict[str, float]:
+        """Classify the images of batches() by the weights and, where one is kept, by their average."""
+        scores = {}
+        for prefix, model in self.state.evaluated_models():
+            found = evaluate(
+                model, batches(), self.world, autocast=self.dtype, shared_out=self.shared_out, label=prefix
+            )
+            scores |= {f"{prefix}_{name}": value for name, value in found.items()}
+        return scores
+
+
 def train(
     args: argparse.Namespace,
     world: World,
@@ -38,13 +91,9 @@ def train(
     test_set: Dataset,
 ) -> None:
     """Train every epoch that is left; after each, and where a signal interrupts it, save what is done."""
-    model = DistributedDataParallel(state.model) if world.size > 1 else state.model
-    train_batches, test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
-    criterion, mixup = create_criterion(args.mixed, args.smoothing), build_mixup(args)
-    dtype, memory = autocast_dtype(args, world), PeakMemory(world.device)
-    shared = shared_out(test_set, args)
+    trainer = Trainer(args, world, state, train_set, test_set)
     output_dir = Path(args.output_dir) if logbook else None
-    if not memory.resets and world.is_main:
+    if not trainer.memory.resets and world.is_main:
         print("peak memory can't be reset on this system: it is that of the whole run, not of each epoch")
 
     def after_step() -> None:
@@ -52,33 +101,15 @@ def train(
         if output_dir and args.save_steps and state.sums.steps % args.save_steps == 0:
             save(state, output_dir)
 
-    memory.start_training()
     with saving_when_interrupted(world, state, output_dir) as interruption:
         while state.epoch < args.last_epoch:
             epoch = state.epoch
-            start_epoch(train_batches, state)
-            record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name} | train_one_epoch(
-                model,
-                criterion,
-                interruption.between(train_batches),
-                state.optimizer,
-                world,
-                epoch,
-                seed=args.seed,
-                sums=state.sums,
-                after_step=after_step,
-                mixup=mixup,
-                ema=state.ema,
-                autocast=dtype,
-                scaler=state.scaler,
-                clip_grad=args.clip_grad,
-                bad_steps=BadSteps(args.max_bad_steps, args.if_continue_inf, args.if_nan2num),
-                memory=memory,
-            )
-            for prefix, evaluated in state.evaluated_models():
-                batches = interruption.between(test_batches)
-                scores = evaluate(evaluated, batches, world, autocast=dtype, shared_out=shared, label=prefix)
-                record |= {f"{prefix}_{name}": value for name, value in scores.items()}
+            start_epoch(trainer.train_batches, state)
+            record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name}
+            record |= trainer.train(interruption.between(trainer.train_batches), after_step)
+            record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
+            if args.skip_bad_images:
+                record["skipped_images"] = train_set.take_count(world)
             state.finish_epoch(record["test_acc1"])
             if logbook:
                 logbook.write(record)

@@ -1,0 +1,69 @@
+"""A run in a minute: one batch through everything that training does, and a checkpoint written and read."""
+
+import argparse
+import itertools
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from training import checkpoint
+from training.distributed import World, barrier
+from training.run import Trainer, start_epoch
+from training.state import TrainingState
+from training.steps import EpochSums
+
+
+def check(args: argparse.Namespace, world: World, state: TrainingState, train_set: Dataset, test_set: Dataset) -> None:
+    """Train on a batch, evaluate on a batch, save and load, and print what each found; nothing is kept.
+
+    Raises:
+        FloatingPointError: The loss or its gradient is not finite.
+        OSError: An image can't be read, or a checkpoint not be written.
+    """
+    state.sums = EpochSums()
+    trainer = Trainer(args, world, state, train_set, test_set)
+    start_epoch(trainer.train_batches, state)
+
+    start = time.perf_counter()
+    batch = next(iter(trainer.train_batches))
+    images, labels = batch
+    _say(
+        world,
+        "data",
+        f"{len(images)} images of {tuple(images.shape[1:])}, labels {labels.min()} to {labels.max()}, "
+        f"the first after {time.perf_counter() - start:.1f} s",
+    )
+    trained = trainer.train([batch])
+    _say(
+        world,
+        "training",
+        f"one step in {trained['train_seconds']:.1f} s: loss {trained['train_loss']:.4f}, "
+        f"gradient norm {trained['train_grad_norm']:.4g}, memory {trained['training_memory_mb']:.0f} MB, "
+        f"peak {trained['peak_memory_mb']:.0f} MB",
+    )
+    scores = trainer.evaluate(lambda: itertools.islice(trainer.test_batches, 1))
+    _say(world, "test", f"one batch in {scores['test_seconds']:.1f} s: loss {scores['test_loss']:.4f}")
+    if world.is_main:
+        _say(world, "checkpoint", _write_and_read(state, args.output_dir))
+    barrier(world)
+    _say(world, "check", "everything works; nothing was kept")
+
+
+def _say(world: World, label: str, text: str) -> None:
+    if world.is_main:
+        print(f"{label:<11}{text}", flush=True)
+
+
+def _write_and_read(state: TrainingState, output_dir: str) -> str:
+    """Save the state where the run would, or in a temporary place, and load it again."""
+    with tempfile.TemporaryDirectory(dir=output_dir or None, prefix=".check-") as folder:
+        path = Path(folder) / "checkpoint.pth"
+        checkpoint.save(path, state.state_dict())
+        size, read = path.stat().st_size, checkpoint.load(str(path), "--check")
+    for name, weight in state.model.state_dict().items():
+        if not torch.equal(read["model"][name], weight.cpu()):
+            raise OSError(f"--output_dir {output_dir}: {name} was written and not read back as it was")
+    return f"{size / 2**20:.1f} MB written to {output_dir or 'a temporary place'}, and read back the same"
