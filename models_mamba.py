@@ -374,14 +374,17 @@ def resize_pos_embed(
         pos_embed: [1, L, D], rows in sequence order.
         grid_size: Patches of the new grid, (rows, columns).
         class_token: Where the class tokens stand, as in VisionMamba.
-        old_grid: Patches of the old grid; a square if None (ValueError if it can't be one).
+        old_grid: Patches of the old grid; a square if None.
+
+    Raises:
+        ValueError: The rows are no grid's, or not the old one's.
     """
     num_classes = len(class_token_positions(class_token, 0))
     old_patches = pos_embed.shape[1] - num_classes
     if old_grid is None:
-        side = math.isqrt(old_patches)
+        side = math.isqrt(max(old_patches, 0))
         old_grid = (side, side)
-    if math.prod(old_grid) != old_patches:
+    if math.prod(old_grid) != old_patches or not old_patches:
         raise ValueError(f"a position embedding of {old_patches} patches is no grid of {old_grid[0]} x {old_grid[1]}")
     old_places = list(class_token_positions(class_token, old_patches))
     old_others = [i for i in range(pos_embed.shape[1]) if i not in old_places]
@@ -417,18 +420,33 @@ def checkpoint_filter_fn(state_dict: dict, model: VisionMamba) -> dict[str, Tens
             load_state_dict reports them. Beside `model`, `grid_size` (rows, columns) tells the position embedding's
             grid of patches; without it, a length other than the model's is taken for a square.
         model: The model that will load the result.
+
+    Raises:
+        ValueError: A grid_size, or a length of the position embedding, that is no grid's.
     """
     weights = state_dict.get("model", state_dict)
-    old_grid = tuple(state_dict["grid_size"]) if "model" in state_dict and "grid_size" in state_dict else None
+    old_grid = _saved_grid(state_dict) if "model" in state_dict else None
     renamed = {}
     for key, value in weights.items():
         prefix, mixer, name = key.partition(".mixer.")
         renamed[f"{prefix}{mixer}{_PUBLISHED_NAMES.get(name, name)}"] = value
     pos_embed = renamed.get("pos_embed")
     new_grid = model.patch_embed.grid_size
-    if pos_embed is not None and (old_grid != new_grid if old_grid else pos_embed.shape[1] != model.pos_embed.shape[1]):
+    if pos_embed is None or pos_embed.ndim != 3:
+        return renamed
+    if old_grid != new_grid if old_grid else pos_embed.shape[1] != model.pos_embed.shape[1]:
         renamed["pos_embed"] = resize_pos_embed(pos_embed, new_grid, model.class_token, old_grid)
     return renamed
+
+
+def _saved_grid(state_dict: dict) -> tuple[int, int] | None:
+    """The grid of patches that a checkpoint names, if it does."""
+    grid = state_dict.get("grid_size")
+    if grid is None:
+        return None
+    if not isinstance(grid, tuple | list) or len(grid) != 2 or not all(isinstance(n, int) and n > 0 for n in grid):
+        raise ValueError(f"its grid_size {grid!r} is no number of rows and columns")
+    return tuple(grid)
 
 
 # The registry: what differs between variants. The five published names come first, verbatim.

@@ -107,6 +107,15 @@ def test_several_processes_without_a_launcher(cifar, url, unused_port):
     assert "64 x 2 processes = 128" in out
 
 
+def test_two_processes_are_checked_together(tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    code, out, err = finish([*launcher, "main.py", *PLAIN, "--check", "--output_dir", str(tmp_path / "out")])
+    assert code == 0, err
+    assert out.count("check      everything works") == 1
+    assert out.count("training   one step in") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.fixture
 def unused_port():
     import socket

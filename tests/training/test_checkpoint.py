@@ -1,7 +1,10 @@
 """Checkpoints: whole or not there, plain data only, strict."""
 
 import argparse
+import multiprocessing
 import os
+import random
+import time
 
 import pytest
 import torch
@@ -37,6 +40,36 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, moment):
         checkpoint.save(path, {"model": WEIGHTS, "epoch": 2})
     assert checkpoint.load(str(path))["epoch"] == 1
     assert os.listdir(tmp_path) == ["checkpoint.pth"]
+
+
+def state_of(step):
+    # Each too small for several threads, which a forked process doesn't have.
+    return {"model": {f"{i}": torch.full((10_000,), float(step)) for i in range(100)}, "epoch": step}
+
+
+def save_for_ever(path):
+    step = 0
+    while True:
+        checkpoint.save(path, state_of(step))
+        step += 1
+
+
+def test_killed_while_saving(tmp_path):
+    """Twenty times; what is there is always whole, the last one or the one before, and leftovers go."""
+    path, generator, leftovers = tmp_path / "checkpoint.pth", random.Random(0), 0
+    checkpoint.save(path, state_of(0))
+    for _ in range(20):
+        process = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(path,))
+        process.start()
+        time.sleep(0.05 + 0.05 * generator.random())
+        process.kill()
+        process.join()
+        state = checkpoint.load(str(path))
+        torch.testing.assert_close(state, state_of(state["epoch"]), rtol=0, atol=0)
+        leftovers += len(list(tmp_path.glob(".*.tmp")))
+        checkpoint.remove_leftovers(tmp_path)
+        assert os.listdir(tmp_path) == ["checkpoint.pth"]
+    assert leftovers > 0  # some were killed in the middle of a save
 
 
 class RunsCode:
