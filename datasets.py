@@ -87,7 +87,8 @@ def check_indexed(args: argparse.Namespace) -> None:
 def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
     """Build what turns an RGB image of any size into a tensor [3, H, W], for training or for evaluation.
 
-    `args.color_jitter` acts where `args.aa` is off, and `args.eval_crop_ratio` above 32 pixels.
+    `args.color_jitter` acts where `args.aa` is off or `args.ThreeAugment` on, and `args.eval_crop_ratio` above 32
+    pixels.
 
     Args:
         is_train: True to augment, unless `args.no_aug` says otherwise; False to evaluate.
@@ -103,6 +104,7 @@ def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
     if not is_train or args.no_aug:
         crop = {"crop_mode": "squash", "crop_pct": 1.0} if small else {"crop_pct": args.eval_crop_ratio}
         return create_transform(size, interpolation="bicubic", **crop)
+    policy = "3a" if args.ThreeAugment else args.aa
     mirrored = NEVER_MIRRORED.isdisjoint(re.split("[/:]", args.data_set.lower()))
     try:
         transform = create_transform(
@@ -110,7 +112,7 @@ def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
             is_training=True,
             hflip=0.5 if mirrored else 0.0,
             color_jitter=args.color_jitter,
-            auto_augment=None if args.aa in (None, "", "none", "None") else args.aa,
+            auto_augment=None if policy in (None, "", "none", "None") else policy,
             interpolation=args.train_interpolation,
             re_prob=args.reprob,
             re_mode=args.remode,
@@ -119,7 +121,9 @@ def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
     except (AssertionError, KeyError, ValueError) as error:
         flags = f"--aa {args.aa} --train-interpolation {args.train_interpolation} --remode {args.remode}"
         raise ValueError(f"{flags}: timm does not understand one of these ({error!r})") from error
-    if small:
+    if args.src:
+        transform.transforms[:1] = _simple_crop(size, args.train_interpolation)
+    elif small:
         transform.transforms[:1] = _padded_crop(size, args.train_interpolation)
     return transform
 
@@ -127,9 +131,17 @@ def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
 def _padded_crop(size: tuple[int, int], interpolation: str) -> list[Callable]:
     """Build the steps that resize to `size` and then shift by up to an eighth of it."""
     height, width = size
+    return [_resize(size, interpolation), RandomCrop(size, padding=(width // 8, height // 8))]
+
+
+def _simple_crop(size: tuple[int, int], interpolation: str) -> list[Callable]:
+    """Build DeiT III's simple random crop (arXiv 2204.07118, section 3): resize the shorter side, pad by 4, crop."""
+    return [_resize(max(size), interpolation), RandomCrop(size, padding=min(4, min(size) - 1), padding_mode="reflect")]
+
+
+def _resize(size: int | tuple[int, int], interpolation: str) -> Callable:
     modes = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
-    resize = RandomChoice([Resize(size, str_to_interp_mode(mode)) for mode in modes])
-    return [resize, RandomCrop(size, padding=(width // 8, height // 8))]
+    return RandomChoice([Resize(size, str_to_interp_mode(mode)) for mode in modes])
 
 
 def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from training.distributed import World, all_reduce
 from training.memory import PeakMemory
+from training.objectives import Objective
 from training.progress import Progress
 from training.randomness import seed_all
 from training.steps import BadSteps, EpochSums
@@ -19,7 +21,7 @@ from training.steps import BadSteps, EpochSums
 
 def train_one_epoch(
     model: nn.Module,
-    criterion: nn.Module,
+    objective: Objective,
     loader: Iterable,
     optimizer: torch.optim.Optimizer,
     world: World,
@@ -33,6 +35,8 @@ def train_one_epoch(
     autocast: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
     clip_grad: float | None = None,
+    accumulate: int = 1,
+    train_mode: bool = True,
     bad_steps: BadSteps = BadSteps(),
     memory: PeakMemory,
 ) -> dict[str, float]:
@@ -40,7 +44,7 @@ def train_one_epoch(
 
     Args:
         model: Images [B, 3, H, W] to logits [B, classes]; wrapped for several processes where there are.
-        criterion: Loss of logits and targets.
+        objective: Gives the loss of a model on images and their targets.
         loader: Batches of images and labels [B]; those that are left, where sums has steps already.
         optimizer: Steps once a batch.
         world: This process among all.
@@ -53,6 +57,8 @@ def train_one_epoch(
         autocast: What mixed precision computes in; None for fp32.
         scaler: Scales the loss, for fp16; the steps that it skips don't count as bad.
         clip_grad: Largest norm of the gradient.
+        accumulate: Parts of a batch that go through the model one after the other, in as much less memory.
+        train_mode: False leaves dropout and stochastic depth out.
         bad_steps: What happens where a loss or a gradient is not finite.
         memory: Its peak is reset here and read at the end.
 
@@ -64,7 +70,7 @@ def train_one_epoch(
     Raises:
         FloatingPointError: More bad steps than allowed; names epoch, step, loss, gradient norm and learning rate.
     """
-    model.train()
+    model.train(train_mode)
     memory.reset()
     sums = EpochSums() if sums is None else sums
     last_loss = last_norm = math.nan
@@ -79,14 +85,22 @@ def train_one_epoch(
         if mixup is not None:
             images, targets = mix(mixup, images, targets)
 
-        with _autocast(world.device, autocast):
-            loss = criterion(model(images), targets)
-        if bad_steps.replace_losses:
-            loss = loss.nan_to_num()
-        loss_value, norm = loss.item(), math.nan
-        loss_is_finite = _is_finite_everywhere(loss_value, world)
+        optimizer.zero_grad(set_to_none=True)
+        loss_value, norm, loss_is_finite = 0.0, math.nan, True
+        for part, synchronise in _parts(images, targets, accumulate):
+            # Processes average their gradients in the last part alone.
+            with nullcontext() if synchronise or world.size == 1 else model.no_sync():
+                with _autocast(world.device, autocast):
+                    loss = objective(model, *part) * (len(part[0]) / len(images))
+                if bad_steps.replace_losses:
+                    loss = loss.nan_to_num()
+                loss_value += loss.item()
+                loss_is_finite = _is_finite_everywhere(loss_value, world)
+                if not loss_is_finite:
+                    break
+                (loss if scaler is None else scaler.scale(loss)).backward()
         if loss_is_finite:
-            norm = _update(model, loss, optimizer, scaler, clip_grad)
+            norm = _update(model, optimizer, scaler, clip_grad)
             sums.loss, sums.images = sums.loss + loss_value * len(images), sums.images + len(images)
         if math.isfinite(norm):
             sums.norm, sums.norms = sums.norm + norm, sums.norms + 1
@@ -139,16 +153,21 @@ def mix(mixup: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return mixup(images, labels)
 
 
+def _parts(images: Tensor, targets: Tensor, count: int) -> Iterator[tuple[tuple[Tensor, Tensor], bool]]:
+    """A batch in so many parts, or as many as it has images, each with whether it is the last."""
+    count = min(count, len(images))
+    parts = zip(images.tensor_split(count), targets.tensor_split(count), strict=True)
+    for number, part in enumerate(parts, start=1):
+        yield part, number == count
+
+
 def _update(
     model: nn.Module,
-    loss: Tensor,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
     clip_grad: float | None,
 ) -> float:
-    """Step against the gradient of the loss, where it is finite; returns the gradient's norm before clipping."""
-    optimizer.zero_grad(set_to_none=True)
-    (loss if scaler is None else scaler.scale(loss)).backward()
+    """Step against the gradient, where it is finite; returns its norm before clipping."""
     if scaler is not None:
         scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad or math.inf).item()
@@ -189,6 +208,7 @@ def evaluate(
         loss, acc1 and acc5 (percent), seconds.
     """
     model.eval()
+    seed_all(0)  # a model that is random here too says the same every time
     start = time.perf_counter()
     loss_sum = top1 = top5 = images_seen = 0.0
     for images, labels in Progress(loader, label, world.is_main):

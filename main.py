@@ -35,9 +35,9 @@ from training.check import check
 from training.distributed import World, be_deterministic, init_world, launched, main_process_first, relaunch
 from training.loaders import shared_out, steps_per_epoch, test_loader
 from training.logbook import Logbook, open_directory
-from training.models import build_model, check_model, fuse, start_from
+from training.models import build_model, check_model, check_teacher, choose_trained, fuse, start_from
 from training.overview import describe_evaluation, device_name, print_overview, versions
-from training.run import autocast_dtype, train
+from training.run import Trainer, autocast_dtype, train
 from training.state import TrainingState, WeightAverage, changed_settings
 from training.steps import EpochSums
 
@@ -74,23 +74,23 @@ def main(argv: list[str] | None = None) -> None:
             saved = fit_weights(saved, model, args)
             model.load_state_dict(saved["model"])
         model.to(world.device)
-        state = None if args.eval else build_state(args, world, model, saved, train_set)
+        trainer = None if args.eval else build_trainer(args, world, model, saved, train_set, test_set)
     except (ValueError, OSError) as error:
         fail(error, met_by="machine")
 
     print_overview(args, world, model, autocast_dtype(args, world), train_set, test_set)
     try:
-        if state is None:
+        if trainer is None:
             evaluate_checkpoint(args, world, model, saved, test_set)
         elif args.check:
-            check(args, world, state, train_set, test_set)
-        elif state.epoch >= args.last_epoch:
+            check(trainer)
+        elif trainer.state.epoch >= args.last_epoch:
             if world.is_main:
                 print(f"nothing left to train: all {args.last_epoch} epochs are done")
         else:
             settings = vars(args) | versions() | {"hardware": device_name(world.device), "date": f"{date.today()}"}
-            logbook = Logbook(Path(args.output_dir), settings, state.epoch) if keeps_log else None
-            train(args, world, state, logbook, train_set, test_set)
+            logbook = Logbook(Path(args.output_dir), settings, trainer.state.epoch) if keeps_log else None
+            train(trainer, logbook)
     except (FloatingPointError, OSError) as error:
         fail(last_line(error), code=1, met_by="one")
     if torch.distributed.is_initialized():
@@ -108,6 +108,7 @@ def check_names(args: argparse.Namespace) -> None:
     check_model(args.model)
     check_known("--opt", args.opt.lower(), list_optimizers())
     check_optimizer(args)
+    check_teacher(args)
     datasets.check(args)
     if args.skip_bad_images:
         datasets.check_indexed(args)
@@ -127,6 +128,8 @@ def new_model(args: argparse.Namespace) -> VisionMamba:
     """The model that flags ask for, with its fusion and new weights."""
     model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
     model.set_scan_recompute(args.scan_recompute)
+    model.set_grad_checkpointing(args.grad_checkpointing)
+    model.set_random_order(args.if_random_cls_token_position, args.if_random_token_rank)
     args.token_counts = fuse(model, args)
     return model
 
@@ -164,18 +167,32 @@ def fit_weights(saved: dict, model: VisionMamba, args: argparse.Namespace) -> di
     return fitted
 
 
+def build_trainer(
+    args: argparse.Namespace,
+    world: World,
+    model: VisionMamba,
+    saved: dict | None,
+    train_set: Dataset,
+    test_set: Dataset,
+) -> Trainer:
+    """The training that flags ask for, new or continued from a checkpoint."""
+    choose_trained(model, args.train_only)
+    state = build_state(args, world, model, saved, train_set)
+    return Trainer(args, world, state, train_set, test_set)
+
+
 def build_state(
     args: argparse.Namespace, world: World, model: VisionMamba, saved: dict | None, train_set: Dataset
 ) -> TrainingState:
     """What training changes, new or continued from a checkpoint."""
-    args.global_batch = args.batch_size * world.size
+    args.global_batch = args.batch_size * args.grad_accum_steps * world.size
     args.scaled_lr = args.lr if args.unscale_lr else args.lr * args.global_batch / 512
     optimizer = build_optimizer(args, model)
     args.updates_per_epoch = steps_per_epoch(train_set, args, world) if args.sched_on_updates else 0
     scheduler, args.last_epoch = create_scheduler(args, optimizer, args.updates_per_epoch)
     state = TrainingState(
         model=model,
-        ema=WeightAverage(model, decay=args.model_ema_decay) if args.model_ema else None,
+        ema=build_average(args, model) if args.model_ema else None,
         opt=args.opt.lower(),
         optimizer=optimizer,
         scheduler=scheduler,
@@ -193,6 +210,12 @@ def build_state(
     elif state.epoch:
         scheduler.step(state.epoch)
     return state
+
+
+def build_average(args: argparse.Namespace, model: VisionMamba) -> WeightAverage:
+    """The moving average of the weights that flags ask for."""
+    device = torch.device("cpu") if args.model_ema_force_cpu else None
+    return WeightAverage(model, decay=args.model_ema_decay, device=device)
 
 
 def go_on(args: argparse.Namespace, state: TrainingState, changed: list[str]) -> None:
@@ -216,6 +239,7 @@ def build_optimizer(args: argparse.Namespace, model: VisionMamba) -> torch.optim
             weight_decay=args.weight_decay,
             momentum=args.momentum,
             eps=args.opt_eps,
+            layer_decay=args.layer_decay,
             **own,
         )
     except Exception as error:  # each optimizer has its own ways to fail

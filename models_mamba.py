@@ -150,6 +150,7 @@ class VisionMamba(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.in_chans = in_chans
         self.grad_checkpointing = False
+        self.random_class_position = self.random_order = False
 
         self.patch_embed = PatchEmbed(img_size, patch_size, stride, in_chans, embed_dim)
         for name in self._class_token_names():
@@ -221,6 +222,16 @@ class VisionMamba(nn.Module):
         for module in self.modules():
             if isinstance(module, SelectiveSSM):
                 module.recompute = enable
+
+    @torch.jit.ignore
+    def set_random_order(self, class_position: bool = False, tokens: bool = False) -> None:
+        """Ask how much the order matters: put the class token at a random place of every batch, or all tokens.
+
+        The class token is read where it is. ValueError where there is not one class token to place.
+        """
+        if class_position and self.num_prefix_tokens != 1:
+            raise ValueError(f"--if_random_cls_token_position: needs one class token, not {self.num_prefix_tokens}")
+        self.random_class_position, self.random_order = class_position, tokens
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -319,6 +330,8 @@ class VisionMamba(nn.Module):
         x = self.patch_embed(images)
         B, M, _ = x.shape
         positions = class_token_positions(self.class_token, M)
+        if self.random_class_position:
+            positions = (int(torch.randint(M + 1, (1,))),)
         for position, token in zip(positions, self._class_tokens(), strict=True):
             x = torch.cat((x[:, :position], token.expand(B, -1, -1), x[:, position:]), dim=1)
         x = self.pos_drop(x + self.pos_embed)
@@ -328,7 +341,8 @@ class VisionMamba(nn.Module):
         if trace_source:
             patches = [i for i in range(L) if i not in positions]
             source = torch.tensor(patches, device=x.device).expand(B, -1)
-        return Tokens(hidden=x, residual=None, cls_index=cls_index, size=x.new_ones(B, L), source=source)
+        tokens = Tokens(hidden=x, residual=None, cls_index=cls_index, size=x.new_ones(B, L), source=source)
+        return _shuffle(tokens) if self.random_order else tokens
 
     def _run(self, block: Block, tokens: Tokens) -> Tokens:
         return checkpoint(block, tokens) if self.grad_checkpointing and self.training else block(tokens)
@@ -363,6 +377,14 @@ def _class_tokens_first(x: Tensor, cls_index: Tensor) -> Tensor:
     """Move the class tokens, wherever they are in each image, to the front; the others keep their order."""
     is_class = torch.zeros(x.shape[:2], dtype=torch.int8, device=x.device).scatter(1, cls_index, 1)
     return _take_tokens(x, is_class.argsort(dim=1, descending=True, stable=True))
+
+
+def _shuffle(tokens: Tokens) -> Tokens:
+    """Put the tokens of all images into one random order."""
+    order = torch.randperm(tokens.hidden.shape[1]).to(tokens.hidden.device)
+    place = order.argsort()  # where each token went
+    source = None if tokens.source is None else place[tokens.source]
+    return tokens._replace(hidden=tokens.hidden[:, order], cls_index=place[tokens.cls_index], source=source)
 
 
 def resize_pos_embed(

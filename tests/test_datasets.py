@@ -13,11 +13,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.auto_augment import AutoAugment
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision.datasets import CIFAR100, FashionMNIST
-from torchvision.transforms import CenterCrop, ColorJitter, InterpolationMode, RandomHorizontalFlip, Resize
+from torchvision.transforms import (
+    CenterCrop,
+    ColorJitter,
+    InterpolationMode,
+    RandomCrop,
+    RandomHorizontalFlip,
+    Resize,
+)
 
 import datasets
 
@@ -38,6 +47,8 @@ def make_args(**changes):
         data_path=None,
         input_size=(32, 32),
         no_aug=False,
+        ThreeAugment=False,
+        src=False,
         color_jitter=0.3,
         aa="rand-m9-mstd0.5-inc1",
         train_interpolation="bicubic",
@@ -679,6 +690,27 @@ def test_policies_at_full_strength(aa):
 def test_posterize(bits, value):
     image = datasets.posterize(Image.new("RGB", (2, 2), (0xAB, 0xAB, 0xAB)), bits)
     assert np.unique(np.asarray(image)).tolist() == [value]
+
+
+def test_three_augment():
+    image = Image.new("RGB", (32, 32), (90, 120, 150))
+    transform = datasets.build_transform(True, plain_args(ThreeAugment=True, aa="rand-m9", color_jitter=0.3))
+    (policy,) = find(transform, AutoAugment)
+    assert sorted(step.name for (step,) in policy.policy) == ["Desaturate", "GaussianBlurRand", "Solarize"]
+    assert find(transform, ColorJitter)
+    assert varied(transform, image) > 5
+
+
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (32, 64)])
+def test_simple_random_crop(size):
+    """The shorter side fits, so of a wide image the crop is anywhere along the longer one, and never resized again."""
+    ramp = np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (100, 1, 3))
+    transform = datasets.build_transform(True, plain_args(src=True, input_size=size))
+    crop = find(transform, RandomCrop)[0]
+    assert (crop.padding, crop.padding_mode) == (4, "reflect")
+    assert not find(transform, RandomResizedCropAndInterpolation)
+    assert transform(Image.fromarray(ramp)).shape == (3, *size)
+    assert varied(transform, Image.fromarray(ramp)) > 5
 
 
 def test_random_erasing():

@@ -1,6 +1,7 @@
 """The two loops: what they update, what they measure, and when they stop."""
 
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from engine import evaluate, mix, train_one_epoch
 from training.distributed import World
 from training.memory import PeakMemory
+from training.objectives import Classification
 from training.steps import BadSteps, EpochSums
 
 WORLD = World(torch.device("cpu"), 0, 1)
@@ -42,7 +44,7 @@ def train(model, loader, lr=0.1, **kwargs):
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     criterion = kwargs.pop("criterion", nn.CrossEntropyLoss())
     memory = PeakMemory(WORLD.device)
-    return train_one_epoch(model, criterion, loader, optimizer, WORLD, 3, memory=memory, **kwargs)
+    return train_one_epoch(model, Classification(criterion), loader, optimizer, WORLD, 3, memory=memory, **kwargs)
 
 
 def test_an_epoch_learns_and_measures():
@@ -94,7 +96,13 @@ def test_times_and_memory_are_the_largest_of_all_processes(monkeypatch):
     monkeypatch.setattr("engine.time.perf_counter", iter(range(1000)).__next__)
     model, loader = Classifier(), batches(2)
     result = train_one_epoch(
-        model, nn.CrossEntropyLoss(), loader, torch.optim.SGD(model.parameters()), WORLD, 0, memory=memory
+        model,
+        Classification(nn.CrossEntropyLoss()),
+        loader,
+        torch.optim.SGD(model.parameters()),
+        WORLD,
+        0,
+        memory=memory,
     )
     assert reduced == ["MIN", "MIN", "SUM", "MAX"]
     assert (result["peak_memory_mb"], result["training_memory_mb"]) == (300, 30)
@@ -116,9 +124,8 @@ def test_the_peak_is_forgotten_before_an_epoch():
     model = Classifier()
     memory = Spy(WORLD.device)
     events.clear()
-    train_one_epoch(
-        model, nn.CrossEntropyLoss(), batches(1), torch.optim.SGD(model.parameters()), WORLD, 0, memory=memory
-    )
+    optimizer = torch.optim.SGD(model.parameters())
+    train_one_epoch(model, Classification(nn.CrossEntropyLoss()), batches(1), optimizer, WORLD, 0, memory=memory)
     assert events[0] == "reset"
     assert "peak" in events
 
@@ -174,6 +181,63 @@ def test_mixed_precision_computes_in_what_it_says(dtype):
     assert norm == pytest.approx(train(Classifier(), batches(1))["train_grad_norm"], rel=0.02)  # unscaled
     evaluate(model, batches(1), WORLD, autocast=dtype)
     assert model.seen == (dtype or torch.float32)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4, 99])
+def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate):
+    whole, parts = Classifier(), Classifier()
+    expected = train(whole, batches(5, size=7))
+    found = train(parts, batches(5, size=7), accumulate=accumulate)
+    assert found["train_loss"] == pytest.approx(expected["train_loss"])
+    assert found["train_grad_norm"] == pytest.approx(expected["train_grad_norm"])
+    torch.testing.assert_close(parts.head.weight, whole.head.weight)
+
+
+def test_parts_go_through_the_model_one_by_one():
+    sizes = []
+    model = Classifier()
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    train(model, batches(2, size=7), accumulate=3)
+    assert sizes == [3, 2, 2] * 2
+
+
+def test_a_part_that_is_not_finite_loses_the_whole_step():
+    model, loader = Classifier(), batches(1)
+    loader[0][0][4] = float("nan")
+    before = model.head.weight.clone()
+    assert train(model, loader, accumulate=3, bad_steps=BadSteps(allowed=1))["skipped_steps"] == 1
+    assert torch.equal(model.head.weight, before)
+
+
+def test_processes_average_gradients_once_a_step(monkeypatch):
+    apart = []
+
+    class Wrapped(Classifier):
+        @contextmanager
+        def no_sync(self):
+            apart.append("no_sync")
+            yield
+            apart.append("end")
+
+        def forward(self, x):
+            apart.append("forward")
+            return super().forward(x)
+
+    monkeypatch.setattr("engine.all_reduce", lambda values, world, op="SUM": values)
+    model = Wrapped()
+    optimizer, memory = torch.optim.SGD(model.parameters()), PeakMemory(WORLD.device)
+    objective, world = Classification(nn.CrossEntropyLoss()), WORLD._replace(size=2)
+    train_one_epoch(model, objective, batches(1), optimizer, world, 0, accumulate=3, memory=memory)
+    assert apart == ["no_sync", "forward", "end", "no_sync", "forward", "end", "forward"]
+
+
+@pytest.mark.parametrize("train_mode", [True, False])
+def test_train_mode(train_mode):
+    modes = []
+    model = Classifier()
+    model.register_forward_pre_hook(lambda module, args: modes.append(module.training))
+    train(model, batches(1), train_mode=train_mode)
+    assert modes == [train_mode]
 
 
 def test_mixup_makes_soft_targets():

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import timm
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.scheduler import create_scheduler
@@ -441,7 +442,7 @@ def test_a_plateau_goes_on_with_what_it_has_seen(run, tmp_path, monkeypatch, noi
 def test_hyperparameters_are_those_given_now(run, tmp_path, monkeypatch):
     run("--epochs", 1, "--output_dir", tmp_path)
     states = []
-    monkeypatch.setattr(main, "train", lambda args, world, state, *rest: states.append(state))
+    monkeypatch.setattr(main, "train", lambda trainer, *rest: states.append(trainer.state))
     now = ("--weight-decay", 0.7, "--opt-eps", 0.3, "--opt-betas", 0.1, 0.2, "--lr", 0.5, "--unscale-lr")
     flags = ("--epochs", 3, "--warmup-epochs", 0, "--sched", "constant", *now)
     run(*flags, "--output_dir", tmp_path, "--resume", tmp_path / "checkpoint.pth")
@@ -681,6 +682,126 @@ def test_each_flag_changes_the_mixed_batch(flags):
     for plain, changed in zip(mixed(), mixed(*flags), strict=True):
         same = flags[0] == "--smoothing" and plain.ndim == 4
         assert torch.equal(plain, changed) == same
+
+
+@pytest.mark.parametrize(
+    ("part", "learns"),
+    [
+        ("all", {"patch_embed", "cls_token", "pos_embed", "norm", "mixer", "head"}),
+        ("mixer", {"mixer", "head", "pos_embed"}),
+        ("head", {"head"}),
+    ],
+)
+def test_only_a_part_learns(run, tmp_path, part, learns):
+    run("--epochs", 1, "--output_dir", tmp_path / "before")
+    before = tmp_path / "before" / "checkpoint.pth"
+    flags = ("--epochs", 1, "--warmup-epochs", 0, "--lr", 1, "--finetune", before, "--train-only", part)
+    run(*flags, "--output_dir", tmp_path / "after")
+    old, new = (
+        torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["model"] for name in ("before", "after")
+    )
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    kinds = ("patch_embed", "cls_token", "pos_embed", "norm", "mixer", "head")
+    assert {kind for name in changed for kind in kinds if kind in name} == learns
+
+
+def test_deeper_layers_learn_faster():
+    def rate_of(*flags):
+        args = parse_args(["--lr", "1", "--unscale-lr", "--warmup-epochs", "0", *flags])
+        model = main.new_model(args)
+        state = main.build_state(args, CPU, model, None, None)
+        rates = {id(p): group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+        return [rates[id(block.mixer.in_proj.weight)] for block in model.layers], rates[id(model.head.weight)]
+
+    layers, head = rate_of("--layer-decay", "0.5")
+    assert head == 1
+    assert layers == pytest.approx([2.0**-power for power in range(6, 0, -1)])
+    assert set(rate_of()[0]) == {1}
+
+
+def test_layers_are_computed_again_where_that_is_asked_for():
+    assert main.new_model(parse_args(["--grad-checkpointing"])).grad_checkpointing
+    assert not main.new_model(parse_args([])).grad_checkpointing
+
+
+def test_an_average_off_the_gpu_is_kept_and_not_evaluated():
+    args = parse_args(["--model-ema-force-cpu"])
+    model = main.new_model(args)
+    assert main.build_average(args, model).device == torch.device("cpu")
+    assert main.build_average(parse_args([]), model).device is None
+    state = main.build_state(args, CPU, model, None, None)
+    assert len(state.evaluated_models()) == 2
+    state.ema.device = torch.device("meta")  # any other than the model's
+    assert len(state.evaluated_models()) == 1
+
+
+@pytest.mark.parametrize("flag", ["--if_random_cls_token_position", "--if_random_token_rank"])
+def test_orders_of_the_sequence_change_what_is_learnt(run, tmp_path, flag):
+    logs = []
+    for name, flags in (("usual", ()), ("random", (flag,)), ("again", (flag,))):
+        run("--epochs", 1, "--warmup-epochs", 0, "--lr", 0.1, *flags, "--output_dir", tmp_path / name)
+        (line,) = read_log(tmp_path / name / "log.txt")
+        logs.append((line["train_loss"], line["test_loss"]))
+    assert logs[0] != logs[1] == logs[2]
+
+
+def teacher_flags(name, path, kind="soft"):
+    return "--teacher-model", name, "--teacher-path", path, "--distillation-type", kind
+
+
+def test_distillation_flags(run, trained, tmp_path):
+    path = trained / "checkpoint.pth"
+    losses = {}
+    for name, flags in {
+        "alone": (),
+        "soft": teacher_flags("vim_pico_patch2_8", path),
+        "hard": teacher_flags("vim_pico_patch2_8", path, "hard"),
+        "more": (*teacher_flags("vim_pico_patch2_8", path), "--distillation-alpha", 0.9),
+        "hot": (*teacher_flags("vim_pico_patch2_8", path), "--distillation-tau", 3),
+    }.items():
+        run("--epochs", 1, *flags, "--output_dir", tmp_path / name)
+        losses[name] = read_log(tmp_path / name / "log.txt")[0]["train_loss"]
+    assert len(set(losses.values())) == 5
+
+
+def test_a_teacher_of_timm(run, error, trained, tmp_path):
+    teacher = timm.create_model("test_resnet", num_classes=2)
+    torch.save({"model": teacher.state_dict()}, tmp_path / "teacher.pth")
+    out = run("--epochs", 1, *teacher_flags("test_resnet", tmp_path / "teacher.pth"))
+    assert "epoch 0/0" in out
+    assert "teacher.pth: does not fit" in error(*teacher_flags("test_vit", tmp_path / "teacher.pth"))
+    assert "--teacher-path gone.pth: no such file" in error(*teacher_flags("test_resnet", "gone.pth"))
+    vit = timm.create_model("test_vit", num_classes=2)
+    torch.save({"model": vit.state_dict()}, tmp_path / "vit.pth")
+    assert "--teacher-model test_vit: no images of (8, 8)" in error(*teacher_flags("test_vit", tmp_path / "vit.pth"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--bce-loss",),
+        ("--bce-loss", "--mixup", 0.8),
+        ("--cosub", "--drop-path", 0.5),
+        ("--cosub", "--drop-path", 0.5, "--bce-loss", "--mixup", 0.8),
+    ],
+)
+def test_other_losses_train(run, tmp_path, flags):
+    usual = [flag for flag in flags if flag not in ("--bce-loss", "--cosub")]
+    losses = []
+    for name, chosen in (("usual", usual), ("other", flags)):
+        run("--epochs", 1, *chosen, "--output_dir", tmp_path / name)
+        losses.append(read_log(tmp_path / name / "log.txt")[0]["train_loss"])
+    assert losses[0] != losses[1]
+
+
+def test_accumulating_is_a_larger_batch(run, tmp_path):
+    for name, flags in (("large", ("--batch-size", 8)), ("parts", ("--batch-size", 2, "--grad-accum-steps", 4))):
+        out = run("--epochs", 1, "--warmup-epochs", 0, "--lr", 0.1, *flags, "--output_dir", tmp_path / name)
+    assert "2 x 1 process x 4 accumulated = 8" in out
+    large, parts = (read_log(tmp_path / name / "log.txt")[0] for name in ("large", "parts"))
+    assert parts["train_loss"] == pytest.approx(large["train_loss"], rel=1e-5)
+    assert parts["train_grad_norm"] == pytest.approx(large["train_grad_norm"], rel=1e-4)
+    assert parts["lr"] == large["lr"]
 
 
 def test_no_mixup_unless_asked_for():

@@ -9,6 +9,7 @@ from engine import train_one_epoch
 from models_mamba import VisionMamba
 from training.distributed import World
 from training.memory import PeakMemory
+from training.objectives import Classification
 
 CPU = World(torch.device("cpu"), 0, 1)
 
@@ -53,7 +54,7 @@ def last_losses(autocast):
     labels = torch.randint(5, (30, 8), generator=generator)
     batches = [(patterns[y] + 2 * torch.randn(8, 3, 16, 16, generator=generator), y) for y in labels]
     memory = PeakMemory(CPU.device)
-    train_one_epoch(model, Loss(), batches, optimizer, CPU, 0, autocast=autocast, memory=memory)
+    train_one_epoch(model, Classification(Loss()), batches, optimizer, CPU, 0, autocast=autocast, memory=memory)
     return sum(losses[-5:]) / 5, losses[0]
 
 

@@ -291,3 +291,43 @@ def test_overlapping_patches_and_channels():
     model = small(img_size=(16, 20), stride=2, in_chans=1)
     assert model.patch_embed.grid_size == (7, 9)
     assert model(torch.randn(2, 1, 16, 20)).shape == (2, 5)
+
+
+# The order of the sequence, for ablation
+
+
+def class_token_of(model, tokens, row):
+    """Whether cls_index finds the class token, with that row of the position embedding, in every image."""
+    expected = (model.cls_token + model.pos_embed[:, row])[0, 0]
+    return all(torch.equal(tokens.hidden[b, tokens.cls_index[b, 0]], expected) for b in range(len(tokens.hidden)))
+
+
+def test_a_random_place_of_the_class_token_is_known():
+    model, places = small(), set()
+    model.set_random_order(class_position=True)
+    for _ in range(60):
+        tokens = model._embed(images(), trace_source=True)
+        places.add(tokens.cls_index[0, 0].item())
+        assert class_token_of(model, tokens, row=tokens.cls_index[0, 0])
+    assert places == set(range(17))
+
+
+def test_a_random_order_of_the_tokens_is_known():
+    model, orders = small(), set()
+    usual = model._embed(images(), trace_source=True)
+    model.set_random_order(tokens=True)
+    for _ in range(5):
+        tokens = model._embed(images(), trace_source=True)
+        orders.add(tuple(tokens.source[0].tolist()))
+        assert class_token_of(model, tokens, row=8)
+        for b in range(2):
+            assert torch.equal(tokens.hidden[b, tokens.source[b]], usual.hidden[b, usual.source[b]])
+    assert len(orders) == 5
+    (maps,) = model.forward_intermediates(images(), indices=1, intermediates_only=True)
+    assert maps.shape == (2, 16, 4, 4)
+
+
+@pytest.mark.parametrize("class_token", ["double", "none"])
+def test_one_class_token_has_a_random_place(class_token):
+    with pytest.raises(ValueError, match="--if_random_cls_token_position: needs one class token"):
+        small(class_token=class_token).set_random_order(class_position=True)

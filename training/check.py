@@ -1,13 +1,11 @@
 """A run in a minute: one batch through everything that training does, and a checkpoint written and read."""
 
-import argparse
 import itertools
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
 
 from training import checkpoint
 from training.distributed import World, barrier
@@ -16,16 +14,17 @@ from training.state import TrainingState
 from training.steps import EpochSums
 
 
-def check(args: argparse.Namespace, world: World, state: TrainingState, train_set: Dataset, test_set: Dataset) -> None:
+def check(trainer: Trainer) -> None:
     """Train on a batch, evaluate on a batch, save and load, and print what each found; nothing is kept.
 
     Raises:
         FloatingPointError: The loss or its gradient is not finite.
         OSError: An image can't be read, or a checkpoint not be written.
     """
+    args, world, state = trainer.args, trainer.world, trainer.state
     state.sums = EpochSums()
-    trainer = Trainer(args, world, state, train_set, test_set)
     start_epoch(trainer.train_batches, state)
+    trainer.memory.start_training()
 
     start = time.perf_counter()
     batch = next(iter(trainer.train_batches))

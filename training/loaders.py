@@ -21,13 +21,14 @@ def usable_workers(wanted: int) -> int:
 
 
 def train_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:
-    """Shuffled batches of equal size; a data set smaller than one batch is one short batch."""
+    """Shuffled batches of equal size, each for one step of the optimizer; less than one is one short batch."""
+    batch_size = args.batch_size * args.grad_accum_steps
     if isinstance(dataset, IterableDataset):  # a stream shuffles and shares itself out
-        return _loader(dataset, args, world, batch_size=args.batch_size, drop_last=True)
+        return _loader(dataset, args, world, batch_size=batch_size, drop_last=True)
     repeats = REPEATS if args.repeated_aug else 1
     sampler = TrainSampler(len(dataset), world.size, world.rank, args.seed, repeats=repeats)
-    full = drop_last(sampler, args.batch_size)
-    return _loader(SeededImages(dataset), args, world, sampler=sampler, batch_size=args.batch_size, drop_last=full)
+    full = drop_last(sampler, batch_size)
+    return _loader(SeededImages(dataset), args, world, sampler=sampler, batch_size=batch_size, drop_last=full)
 
 
 def steps_per_epoch(dataset: Dataset, args: argparse.Namespace, world: World) -> int:

@@ -1,7 +1,9 @@
 """The model that flags ask for: its fusion, and the weights that it starts from."""
 
 import argparse
+import re
 
+import torch
 from timm.models import create_model, list_models
 from torch import nn
 
@@ -101,6 +103,43 @@ def start_from(model: nn.Module, path: str) -> str:
     checkpoint.check_fit(model, weights, f"--finetune {path}")
     model.load_state_dict(weights)
     return path if fits else f"{path}, with a new head for {model.num_classes} classes"
+
+
+def check_teacher(args: argparse.Namespace) -> None:
+    """ValueError, with the nearest names, for a teacher that there isn't."""
+    if args.teacher_model:
+        check_known("--teacher-model", args.teacher_model, list_models())
+
+
+def build_teacher(args: argparse.Namespace) -> nn.Module:
+    """The trained model that flags name, timm's or ours, ready to teach.
+
+    Raises:
+        ValueError: Its weights don't fit, or it can't take such images.
+    """
+    ours = args.teacher_model in list_models(module="models_mamba")
+    size = {"img_size": args.input_size} if ours else {}
+    teacher = create_model(args.teacher_model, num_classes=args.nb_classes, **size)
+    saved = checkpoint.load(args.teacher_path, "--teacher-path")
+    weights = checkpoint_filter_fn(saved, teacher) if ours else saved["model"]
+    checkpoint.check_fit(teacher, weights, f"--teacher-path {args.teacher_path}")
+    teacher.load_state_dict(weights)
+    teacher.eval().requires_grad_(False)
+    try:
+        teacher(torch.zeros(1, 3, *args.input_size))
+    except Exception as error:  # each model has its own way to refuse a size
+        raise ValueError(f"--teacher-model {args.teacher_model}: no images of {args.input_size}: {error}") from error
+    return teacher
+
+
+# What --train-only leaves to learn, by the names of parameters.
+TRAINED = {"all": "", "mixer": r"layers\.\d+\.mixer\.|head\.|pos_embed", "head": r"head\."}
+
+
+def choose_trained(model: nn.Module, part: str) -> None:
+    """Let only a part of the model learn: all, mixer (with head and position embedding), or head."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(bool(re.match(TRAINED[part], name)))
 
 
 def restore(args: argparse.Namespace, saved: dict) -> VisionMamba:

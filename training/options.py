@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 DEFAULT_MODEL = "vim_pico_patch2_8"
@@ -80,6 +81,29 @@ class Parser(argparse.ArgumentParser):
         name, equals, value = arg.partition("=")
         registered = {option.replace("_", "-"): option for option in self._option_string_actions}
         return registered.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else arg
+
+    def words(self, name: str, value: object) -> list[str]:
+        """What a flag of this name, hyphens in front left out, and its value are on a command line.
+
+        True and False are for switches, a list is several values, None leaves the flag out.
+
+        Raises:
+            ValueError: There is no such flag, or it takes no such value.
+        """
+        flag = self._spelling(f"--{name}")
+        action = self._option_string_actions.get(flag)
+        if action is None:
+            raise ValueError(f"unknown {name}{nearest(flag, self._option_string_actions)}")
+        if isinstance(value, bool) != (action.nargs == 0):
+            raise ValueError(f"{name}: {'is true or false' if action.nargs == 0 else 'takes a value'}, not {value}")
+        if value is True:
+            return [flag]
+        if value is False:
+            return [f"--no-{flag[2:]}"] if isinstance(action, argparse.BooleanOptionalAction) else []
+        if isinstance(value, list) and action.nargs is not None:
+            return [flag, *map(str, value)]
+        values = value if isinstance(value, list) else [value]
+        return [] if value is None else [f"{flag}={','.join(map(str, values))}"]
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see --help)", program=self.prog)
@@ -272,6 +296,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML of flags and their values; flags on the command line go first"
+    )
     group = parser.add_argument_group("model")
     add = group.add_argument
     add("--model", default=DEFAULT_MODEL, metavar="NAME", help="a model of models_mamba.py")
@@ -291,6 +318,21 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="D",
         help="what the average keeps each step, once warmed up",
     )
+    add("--model-ema-force-cpu", action="store_true", help="keep the average off the GPU, saved and not evaluated")
+    add(
+        "--train-only",
+        default="all",
+        choices=("all", "mixer", "head"),
+        help="let only the mixers, head and position embedding learn, or only the head",
+    )
+    add("--train-mode", default=True, help="dropout and stochastic depth while training", **_SWITCH)
+    add("--if_random_cls_token_position", action="store_true", help="put the class token at a random place each time")
+    add("--if_random_token_rank", action="store_true", help="put all tokens in a random order each time")
+    add(
+        "--grad-checkpointing",
+        action="store_true",
+        help="keep only each layer's input for the backward pass: less memory, about a third more time",
+    )
 
     add_fusion_flags(parser)
     add_data_flags(parser)
@@ -307,6 +349,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="strength of random brightness, contrast and saturation; RandAugment replaces it",
     )
     add("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="AutoAugment policy in timm's words, or none")
+    add(
+        "--ThreeAugment",
+        action="store_true",
+        help="DeiT III's instead of --aa: grey, solarized or blurred, and --color-jitter",
+    )
+    add("--src", action="store_true", help="DeiT III's simple random crop: resize the shorter side, pad, crop")
     add("--smoothing", type=share, default=0.1, metavar="S", help="label smoothing")
     add(
         "--train-interpolation",
@@ -346,9 +394,31 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="one mixture for the batch, each pair or each image",
     )
 
+    group = parser.add_argument_group("loss")
+    add = group.add_argument
+    add("--bce-loss", action="store_true", help="binary cross entropy, a sigmoid for each class, as in DeiT III")
+    add("--cosub", action="store_true", help="two sub-models, as drop path draws them, that also teach each other")
+    add(
+        "--distillation-type",
+        default="none",
+        choices=("none", "soft", "hard"),
+        help="learn a teacher's probabilities, or its most likely class",
+    )
+    add("--teacher-model", default="", metavar="NAME", help="a timm model, or one of models_mamba.py without fusion")
+    add("--teacher-path", default="", metavar="FILE", help="its checkpoint")
+    add("--distillation-alpha", type=share, default=0.5, metavar="A", help="the teacher's share of the loss")
+    add("--distillation-tau", type=above_zero, default=1.0, metavar="T", help="temperature of soft probabilities")
+
     group = parser.add_argument_group("optimizer")
     add = group.add_argument
-    add("--batch-size", type=positive, default=64, metavar="N", help="images a step in each process")
+    add("--batch-size", type=positive, default=64, metavar="N", help="images that go through the model at a time")
+    add(
+        "--grad-accum-steps",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="add up the gradients of N batches before each step of the optimizer",
+    )
     add("--opt", default="adamw", metavar="NAME", help="a timm optimizer")
     add("--opt-eps", type=above_zero, default=1e-8, metavar="E", help="the optimizer's epsilon")
     add("--opt-betas", type=share, nargs="+", metavar="B", help="the optimizer's betas; its own if not given")
@@ -382,6 +452,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="learning rate for a global batch of 512, scaled linearly to the actual one",
     )
     add("--unscale-lr", action="store_true", help="take --lr as it is")
+    add(
+        "--layer-decay",
+        type=_number(float, 0, 1, above=True),
+        metavar="F",
+        help="each layer's rate is F times the next's",
+    )
     add(
         "--sched",
         default="cosine",
@@ -506,16 +582,21 @@ def get_args_parser() -> argparse.ArgumentParser:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line and check what flags alone can tell; ends the program with one line if they are wrong."""
     parser = get_args_parser()
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
+    if args.config:
+        args = parser.parse_args([*read_config(parser, args.config), *argv])
     args.mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
-    if args.mixed and args.batch_size % 2 and not args.eval:
-        parser.error(f"argument --batch-size: mixup and cutmix pair images, so it must be even, not {args.batch_size}")
+    step_size = args.batch_size * args.grad_accum_steps
+    if args.mixed and step_size % 2 and not args.eval:
+        parser.error(f"argument --batch-size: mixup and cutmix pair images, so it must be even, not {step_size}")
     if args.cutmix_minmax is not None and not args.cutmix_minmax[0] < args.cutmix_minmax[1]:
         parser.error("argument --cutmix-minmax: MIN must be below MAX")
     if args.cooldown_epochs and args.sched in WITHOUT_COOLDOWN:
         parser.error(f"argument --cooldown-epochs: is for cosine, tanh and poly, not for --sched {args.sched}")
     if args.sched_on_updates and args.sched == "plateau":
         parser.error("argument --sched-on-updates: --sched plateau goes by the top-1 of epochs")
+    check_loss(parser, args)
     if args.eval and not args.resume:
         parser.error("argument --eval: needs the checkpoint to evaluate, --resume FILE")
     if args.check and args.eval:
@@ -533,3 +614,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.lr_noise is not None and len(args.lr_noise) > 2:
         parser.error("argument --lr-noise: takes where noise starts, and perhaps where it ends")
     return args
+
+
+def read_config(parser: Parser, path: str) -> list[str]:
+    """A YAML file's flags and values as words of a command line; ends the program with one line if it is wrong."""
+    import yaml  # comes with timm, and nothing else here needs it
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text())
+        if not isinstance(settings, dict):
+            raise ValueError("holds no flags with values")
+        return [word for name, value in settings.items() for word in parser.words(str(name), value)]
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        parser.error(f"argument --config: {path}: {error}")
+
+
+def check_loss(parser: Parser, args: argparse.Namespace) -> None:
+    """See that the flags of the loss go together."""
+    if args.distillation_type != "none" and not (args.teacher_model and args.teacher_path):
+        parser.error("argument --distillation-type: needs the teacher, --teacher-model NAME --teacher-path FILE")
+    if args.distillation_type == "none" and (args.teacher_model or args.teacher_path):
+        parser.error("argument --teacher-model: has no effect without --distillation-type soft or hard")
+    if args.cosub and args.distillation_type != "none":
+        parser.error("argument --cosub: is another kind of teaching than --distillation-type; choose one")
+    if args.cosub and not (args.drop_path and args.train_mode):
+        parser.error("argument --cosub: both sub-models are the same without --drop-path")

@@ -48,11 +48,13 @@ def print_overview(
         ("cost", f"{args.flops / 1e6:,.0f} million multiply-adds an image, forward"),
     ]
     if not args.eval:
+        accumulated = f" x {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""
         rule = "" if args.unscale_lr else f" = {args.lr:g} x {args.global_batch} / 512"
         rows += [
             (
                 "batch",
-                f"{args.batch_size} x {world.size} process{'es' if world.size > 1 else ''} = {args.global_batch}",
+                f"{args.batch_size} x {world.size} process{'es' if world.size > 1 else ''}{accumulated} "
+                f"= {args.global_batch}",
             ),
             (
                 "optimizer",

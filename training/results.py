@@ -14,6 +14,7 @@ NOT_COMPARED = (
     "seed",
     "output_dir",
     "data_path",
+    "config",
     "resume",
     "auto_resume",
     "weights",
@@ -123,7 +124,7 @@ def _read_file(path: Path) -> list[Run]:
 
 def write_runs(path: Path, runs: list[Run], about: dict) -> None:
     """Write runs into one file, which find_runs reads: a header and all that they logged, without paths."""
-    located = ("output_dir", "data_path", "resume", "finetune", "weights")
+    located = ("output_dir", "data_path", "config", "resume", "finetune", "teacher_path", "weights")
     plain = [
         {
             "name": run.name,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from timm.data import Mixup
+from timm.task import DistillationTeacher
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +24,8 @@ from training.loaders import shared_out, test_loader, train_loader
 from training.logbook import Logbook
 from training.losses import create_criterion
 from training.memory import PeakMemory
+from training.models import build_teacher
+from training.objectives import Classification, Cosub, Distillation, Objective
 from training.overview import describe_epoch
 from training.samplers import TrainSampler
 from training.state import TrainingState
@@ -37,24 +40,27 @@ class Trainer:
         world: This process among all.
         state: What training changes.
         train_set, test_set: Images and labels.
+
+    Raises:
+        ValueError: The teacher can't be loaded.
     """
 
     def __init__(
         self, args: argparse.Namespace, world: World, state: TrainingState, train_set: Dataset, test_set: Dataset
     ) -> None:
         self.args, self.world, self.state = args, world, state
+        self.train_set, self.test_set = train_set, test_set
         self.model = DistributedDataParallel(state.model) if world.size > 1 else state.model
         self.train_batches, self.test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
-        self.criterion, self.mixup = create_criterion(args.mixed, args.smoothing), build_mixup(args)
+        self.objective, self.mixup = build_objective(args, world), build_mixup(args)
         self.dtype, self.memory = autocast_dtype(args, world), PeakMemory(world.device)
         self.shared_out = shared_out(test_set, args)
-        self.memory.start_training()
 
     def train(self, batches: Iterable, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train on batches of the state's epoch; what train_one_epoch returns."""
         return train_one_epoch(
             self.model,
-            self.criterion,
+            self.objective,
             batches,
             self.state.optimizer,
             self.world,
@@ -67,6 +73,8 @@ class Trainer:
             autocast=self.dtype,
             scaler=self.state.scaler,
             clip_grad=self.args.clip_grad,
+            accumulate=self.args.grad_accum_steps,
+            train_mode=self.args.train_mode,
             bad_steps=BadSteps(self.args.max_bad_steps, self.args.if_continue_inf, self.args.if_nan2num),
             memory=self.memory,
         )
@@ -82,16 +90,9 @@ class Trainer:
         return scores
 
 
-def train(
-    args: argparse.Namespace,
-    world: World,
-    state: TrainingState,
-    logbook: Logbook | None,
-    train_set: Dataset,
-    test_set: Dataset,
-) -> None:
+def train(trainer: Trainer, logbook: Logbook | None) -> None:
     """Train every epoch that is left; after each, and where a signal interrupts it, save what is done."""
-    trainer = Trainer(args, world, state, train_set, test_set)
+    args, world, state = trainer.args, trainer.world, trainer.state
     output_dir = Path(args.output_dir) if logbook else None
     if not trainer.memory.resets and world.is_main:
         print("peak memory can't be reset on this system: it is that of the whole run, not of each epoch")
@@ -101,6 +102,7 @@ def train(
         if output_dir and args.save_steps and state.sums.steps % args.save_steps == 0:
             save(state, output_dir)
 
+    trainer.memory.start_training()
     with saving_when_interrupted(world, state, output_dir) as interruption:
         while state.epoch < args.last_epoch:
             epoch = state.epoch
@@ -109,13 +111,13 @@ def train(
             record |= trainer.train(interruption.between(trainer.train_batches), after_step)
             record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
             if args.skip_bad_images:
-                record["skipped_images"] = train_set.take_count(world)
+                record["skipped_images"] = trainer.train_set.take_count(world)
             state.finish_epoch(record["test_acc1"])
             if logbook:
                 logbook.write(record)
                 save(state, output_dir, best=state.best_acc1 == record["test_acc1"])
                 if args.log_images and state.epoch % args.log_images == 0:
-                    logbook.write_pictures(draw_first_image(state.model, test_set, world), epoch)
+                    logbook.write_pictures(draw_first_image(state.model, trainer.test_set, world), epoch)
             if world.is_main:
                 print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
 
@@ -159,6 +161,19 @@ def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:
     names = ["best_checkpoint.pth", "checkpoint.pth"] if best else ["checkpoint.pth"]
     for name in names:
         checkpoint.save(output_dir / name, state.state_dict())
+
+
+def build_objective(args: argparse.Namespace, world: World) -> Objective:
+    """The loss that flags ask for."""
+    criterion = create_criterion(args.mixed, args.smoothing, args.bce_loss)
+    if args.cosub:
+        return Cosub(criterion, create_criterion(True, 0.0, args.bce_loss), args.bce_loss)
+    if args.distillation_type == "none":
+        return Classification(criterion)
+    teacher = DistillationTeacher(build_teacher(args)).to(world.device)
+    return Distillation(
+        criterion, teacher, args.distillation_type == "hard", args.distillation_alpha, args.distillation_tau
+    )
 
 
 def build_mixup(args: argparse.Namespace) -> Mixup | None:

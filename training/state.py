@@ -18,8 +18,8 @@ PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 class WeightAverage(ModelEmaV3):
     """timm's moving average of weights with a warm-up that counts its own steps, so that a restart goes on with it."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, decay=decay, use_warmup=True)
+    def __init__(self, model: nn.Module, decay: float, device: torch.device | None = None) -> None:
+        super().__init__(model, decay=decay, use_warmup=True, device=device)
         self.steps = 0
 
     def update(self, model: nn.Module) -> None:
@@ -114,8 +114,10 @@ class TrainingState:
         self.scheduler.step_update(self.epoch * self.updates_per_epoch + self.sums.steps)
 
     def evaluated_models(self) -> list[tuple[str, nn.Module]]:
-        """The models to evaluate, each with the prefix of its scores in the log."""
-        return [("test", self.model)] + ([("test_ema", self.ema.module)] if self.ema else [])
+        """The models to evaluate, each with the prefix of its scores in the log; an average kept apart is none."""
+        device = next(self.model.parameters()).device
+        averages = [("test_ema", self.ema.module)] if self.ema and self.ema.device in (None, device) else []
+        return [("test", self.model), *averages]
 
     def finish_epoch(self, acc1: float) -> None:
         """Count the epoch, with its top-1, and set the learning rate of the next one."""
@@ -130,6 +132,9 @@ KEPT_SETTINGS = {
     "model": "--model",
     "data_set": "--data-set",
     "batch_size": "--batch-size",
+    "grad_accum_steps": "--grad-accum-steps",
+    "if_random_cls_token_position": "--if_random_cls_token_position",
+    "if_random_token_rank": "--if_random_token_rank",
     "processes": "the number of processes",
     "seed": "--seed",
     "token_counts": "the fusion plan's tokens",

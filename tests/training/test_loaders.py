@@ -15,6 +15,8 @@ CPU = torch.device("cpu")
 def arguments(**changes):
     defaults = {
         "batch_size": 4,
+        "grad_accum_steps": 1,
+        "skip_bad_images": False,
         "num_workers": 0,
         "pin_mem": True,
         "repeated_aug": False,
@@ -78,6 +80,21 @@ def test_streams_share_themselves_out():
 
     assert [len(b) for b in loaders.train_loader(Stream(), arguments(), World(CPU, 1, 2))] == [4, 4]
     assert [len(b) for b in loaders.test_loader(Stream(), arguments(), World(CPU, 1, 2))] == [6, 4]
+
+
+def test_a_step_of_several_batches_is_loaded_at_once():
+    args = arguments(grad_accum_steps=2)
+    assert [len(b) for b in batches(loaders.train_loader(dataset(17), args, World(CPU, 0, 1)))] == [8, 8]
+    assert loaders.steps_per_epoch(dataset(17), args, World(CPU, 0, 1)) == 2
+
+
+def test_a_stream_does_not_say_how_long_an_epoch_is():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(ValueError, match="--sched-on-updates: --data-set wds/x is a stream"):
+        loaders.steps_per_epoch(Stream(), arguments(data_set="wds/x"), World(CPU, 0, 1))
 
 
 @pytest.mark.parametrize(

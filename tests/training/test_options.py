@@ -191,3 +191,53 @@ def test_a_command_line_goes_before_a_runs_model_data_and_fusion(command, found)
     assert tuple(getattr(args, name) for name in names) == found
     assert (args.output_dir, args.device, args.epochs) == ("", None, 300)
     assert parse_over(parser, command.split(), {}) == parser.parse_args(command.split())
+
+
+# A file of flags
+
+
+def configured(tmp_path, text, *argv):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return parse_args(["--config", str(path), *argv])
+
+
+def test_a_file_of_flags_and_flags_on_top(tmp_path):
+    text = """
+        batch-size: 6
+        lr: 1e-3
+        opt_betas: [0.9, 0.95]
+        input-size: [8, 16]
+        model-ema: false
+        no_amp: true
+        auto-resume: false
+        clip-grad: null
+        fusion-plan: [0, 1, 2]
+        sched: step
+    """
+    args = configured(tmp_path, text, "--batch-size", "4", "--model-ema", "--sched=cosine")
+    assert (args.batch_size, args.lr, args.opt_betas, args.input_size) == (4, 1e-3, [0.9, 0.95], (8, 16))
+    assert (args.model_ema, args.amp, args.auto_resume, args.clip_grad) == (True, False, False, None)
+    assert (args.fusion_plan, args.sched) == ("0,1,2", "cosine")
+    assert configured(tmp_path, text).model_ema is False
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("batchsize: 6", "run.yaml: unknown batchsize, did you mean --batch-size"),
+        ("batch-size: true", "run.yaml: batch-size: takes a value, not True"),
+        ("no_amp: 3", "run.yaml: no_amp: is true or false, not 3"),
+        ("batch-size: eight", "'eight' is no whole number"),
+        ("- batch-size", "run.yaml: holds no flags"),
+        ("", "run.yaml: holds no flags"),
+        ("a: [", "run.yaml: "),
+        ("if_amp: true\nno_amp: true", "not allowed with"),
+    ],
+)
+def test_a_wrong_file_of_flags_is_one_line(tmp_path, capsys, text, complaint):
+    with pytest.raises(SystemExit) as exit_:
+        configured(tmp_path, text)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
