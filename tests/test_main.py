@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from timm.scheduler import create_scheduler
 from torch.utils.data import IterableDataset
 
@@ -388,9 +390,37 @@ def test_pictures_in_tensorboard(run, error, tmp_path):
     flags = ("--epochs", 3, "--fusion-strategy", "all", "--fusion-token", 2, "--output_dir", tmp_path)
     run(*flags, "--log-images", 2)
     board = EventAccumulator(str(tmp_path)).Reload()
-    assert set(board.Tags()["images"]) == {"pictures/groups", "pictures/similarity", "pictures/tokens"}
+    pictures = {"pictures/groups", "pictures/similarity", "pictures/tokens"}
+    assert set(board.Tags()["images"]) == pictures | {"images/augmented"}
     assert [event.step for event in board.Images("pictures/groups")] == [1]
     assert "--log-images: needs a place, --output_dir DIR" in error("--log-images", 1)
+
+
+def test_images_in_tensorboard_are_as_augmented(images):
+    args = parse_args(["--data-set", "FOLDER", "--data-path", str(images), "--input-size", "8", *PLAIN])
+    train_set, _ = datasets.build_dataset(True, args)
+    shown = run_module.augmented_images(train_set, seed=0, epoch=0)
+    assert shown.shape == (16, 3, 8, 8)
+    first = np.asarray(Image.open(images / "train" / "bright" / "0.png")).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(shown[0], first, atol=1e-6)
+    args.no_aug = False
+    train_set, _ = datasets.build_dataset(True, args)
+    drawn = [run_module.augmented_images(train_set, 0, epoch) for epoch in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_finished_run_is_a_row_among_hyperparameters(run, tmp_path):
+    run("--epochs", 2, "--fusion-strategy", "all", "--fusion-token", 2, "--output_dir", tmp_path)
+    board = EventAccumulator(str(tmp_path)).Reload()
+    last = read_log(tmp_path / "log.txt")[-1]
+    assert board.Scalars("result/top1")[0].value == pytest.approx(last["test_acc1"])
+    row = HParamsPluginData.FromString(
+        board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    ).session_start_info.hparams
+    assert row["fusion_strategy"].string_value == "all"
+    assert row["fused"].number_value == 12
+    assert row["fusion_layer"].string_value == "None"
 
 
 def test_pictures_change_nothing_else(run, tmp_path):

@@ -1,13 +1,12 @@
-"""What a run leaves to read: its settings, one JSON line an epoch, and TensorBoard scalars."""
+"""What a run leaves to read: its settings, one JSON line an epoch, and what TensorBoard shows."""
 
 import json
 import math
 import tempfile
 from pathlib import Path
+from statistics import median
 
-from matplotlib.figure import Figure
-from torch.utils.tensorboard import SummaryWriter
-
+from training.board import Board
 from training.checkpoint import remove_leftovers, replace_file
 
 
@@ -21,12 +20,12 @@ class Logbook:
     """
 
     def __init__(self, output_dir: Path, settings: dict, start_epoch: int) -> None:
-        self.log = output_dir / "log.txt"
+        self.log, self.settings = output_dir / "log.txt", settings
         kept = [line for line in read_log(self.log) if line["epoch"] < start_epoch] if self.log.exists() else []
         lines = "".join(json.dumps(line) + "\n" for line in kept)
         for path, text in ((output_dir / "args.json", json.dumps(settings, indent=2) + "\n"), (self.log, lines)):
             replace_file(path, lambda file, text=text: file.write(text.encode()))
-        self.board = SummaryWriter(str(output_dir), purge_step=start_epoch)
+        self.board = Board(output_dir, start_epoch)
 
     def write(self, epoch: dict) -> None:
         """Add one epoch: {"epoch": int, "train_loss": float, ...}, numbers and strings.
@@ -40,17 +39,18 @@ class Logbook:
                 raise FloatingPointError(f"epoch {epoch['epoch']}: {name} is {value}")
         with open(self.log, "a") as file:
             file.write(json.dumps(epoch, allow_nan=False) + "\n")
-        for name in numbers.keys() - {"epoch"}:
-            group, _, rest = name.partition("_")
-            tag = f"{group}/{rest}" if group in ("train", "test") and rest else f"run/{name}"
-            self.board.add_scalar(tag, numbers[name], epoch["epoch"])
-        self.board.flush()
+        self.board.scalars(numbers.pop("epoch"), numbers)
 
-    def write_pictures(self, figures: dict[str, Figure], epoch: int) -> None:
-        """Add figures, by name, to what TensorBoard shows as images."""
-        for name, figure in figures.items():
-            self.board.add_figure(f"pictures/{name}", figure, epoch)
-        self.board.flush()
+    def finish(self) -> None:
+        """Let TensorBoard compare the whole run with others."""
+        epochs = read_log(self.log)
+        results = {
+            "top1": epochs[-1]["test_acc1"],
+            "best_top1": max(epoch["test_acc1"] for epoch in epochs),
+            "seconds_per_epoch": median(epoch["train_seconds"] for epoch in epochs),
+            "training_memory_mb": max(epoch["training_memory_mb"] for epoch in epochs),
+        }
+        self.board.result(self.settings, results)
 
 
 def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = False) -> None:

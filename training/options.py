@@ -518,7 +518,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=count,
         default=0,
         metavar="N",
-        help="every N epochs show in TensorBoard what fuses in the first test image, and how alike its tokens are",
+        help="every N epochs show in TensorBoard training images, what fuses in a test image, and how alike tokens are",
     )
     add("--resume", default="", metavar="FILE", help="continue from this checkpoint")
     add(

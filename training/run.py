@@ -1,6 +1,7 @@
 """A training run: epochs one after the other, each evaluated, logged and saved; interrupted, it saves and ends."""
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from timm.data import Mixup
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 from timm.task import DistillationTeacher
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import ssm
 from engine import evaluate, train_one_epoch
@@ -27,6 +29,7 @@ from training.memory import PeakMemory
 from training.models import build_teacher
 from training.objectives import Classification, Cosub, Distillation, Objective
 from training.overview import describe_epoch
+from training.randomness import Draw, SeededImages
 from training.samplers import TrainSampler
 from training.state import TrainingState
 from training.steps import BadSteps, EpochSums
@@ -117,9 +120,12 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
                 logbook.write(record)
                 save(state, output_dir, best=state.best_acc1 == record["test_acc1"])
                 if args.log_images and state.epoch % args.log_images == 0:
-                    logbook.write_pictures(draw_first_image(state.model, trainer.test_set, world), epoch)
+                    logbook.board.pictures(epoch, draw_first_image(state.model, trainer.test_set, world))
+                    logbook.board.images(epoch, "augmented", augmented_images(trainer.train_set, args.seed, epoch))
             if world.is_main:
                 print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
+    if logbook:
+        logbook.finish()
 
 
 @contextmanager
@@ -154,6 +160,18 @@ def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dic
     """What fusion does to the first test image, as figures by name."""
     image, _ = next(iter(test_set))
     return pictures.draw_all(model, image.to(world.device), pictures.three_depths(model))
+
+
+def augmented_images(train_set: Dataset, seed: int, epoch: int, count: int = 16) -> Tensor:
+    """Training images of an epoch as the model sees them before any are mixed, in values from 0 to 1."""
+    if isinstance(train_set, IterableDataset):
+        samples = itertools.islice(iter(train_set), count)
+    else:
+        seeded = SeededImages(train_set)
+        samples = (seeded[Draw(index, (seed, epoch, index))] for index in range(min(count, len(train_set))))
+    images = torch.stack([sample[0] for sample in samples if sample is not None])
+    mean, std = (images.new_tensor(c).view(1, -1, 1, 1) for c in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return (images * std + mean).clamp(0, 1)
 
 
 def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:

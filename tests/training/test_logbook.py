@@ -31,8 +31,8 @@ def test_lines_settings_and_scalars(tmp_path):
     assert read_log(tmp_path / "deep" / "run" / "log.txt") == [record(0), record(1)]
     assert json.loads((tmp_path / "deep" / "run" / "args.json").read_text()) == {"lr": 0.1, "tokens": [3, 2]}
     events = EventAccumulator(str(tmp_path / "deep" / "run")).Reload()
-    assert set(events.Tags()["scalars"]) == {"train/loss", "test/ema_acc1", "run/lr"}
-    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(0, 1.0), (1, 0.5)]
+    assert set(events.Tags()["scalars"]) == {"loss/train_loss", "accuracy/test_ema_acc1", "optimizer/lr"}
+    assert [(e.step, e.value) for e in events.Scalars("loss/train_loss")] == [(0, 1.0), (1, 0.5)]
 
 
 @pytest.mark.parametrize("resumed_from", ["", "elsewhere/checkpoint.pth"])

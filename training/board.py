@@ -1,0 +1,75 @@
+"""What TensorBoard shows of a run: scalars in a few groups, pictures, and its settings beside its results."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+# How the names of each group's columns in log.txt end.
+GROUPS = {
+    "accuracy": ("_acc1", "_acc5"),
+    "loss": ("_loss",),
+    "optimizer": ("lr", "_grad_norm", "skipped_steps"),
+    "time": ("_seconds", "_per_second"),
+    "memory": ("_mb",),
+}
+# The settings that runs are compared by.
+COMPARED = (
+    "model",
+    "data_set",
+    "fusion_strategy",
+    "fusion_layer",
+    "epochs",
+    "global_batch",
+    "scaled_lr",
+    "weight_decay",
+    "drop_path",
+    "seed",
+)
+
+
+def tag(column: str) -> str:
+    """Where a column of the log stands, such as accuracy/test_acc1."""
+    return f"{next((group for group, ends in GROUPS.items() if column.endswith(ends)), 'run')}/{column}"
+
+
+class Board:
+    """Writes TensorBoard's files into a run's output directory.
+
+    Args:
+        output_dir: The run's own directory.
+        start_epoch: What is there of this epoch and later ones is hidden: a resumed run writes it again.
+    """
+
+    def __init__(self, output_dir: Path, start_epoch: int) -> None:
+        self.writer = SummaryWriter(str(output_dir), purge_step=start_epoch)
+
+    def scalars(self, epoch: int, values: dict[str, float]) -> None:
+        """Add an epoch's numbers by their columns."""
+        for column, value in values.items():
+            self.writer.add_scalar(tag(column), value, epoch)
+        self.writer.flush()
+
+    def pictures(self, epoch: int, figures: dict[str, Figure]) -> None:
+        """Add figures by name."""
+        for name, figure in figures.items():
+            self.writer.add_figure(f"pictures/{name}", figure, epoch)
+        self.writer.flush()
+
+    def images(self, epoch: int, name: str, pixels: Tensor) -> None:
+        """Add images [N, 3, H, W] of values from 0 to 1 side by side."""
+        self.writer.add_images(f"images/{name}", pixels, epoch)
+        self.writer.flush()
+
+    def result(self, settings: dict, results: dict[str, float]) -> None:
+        """Add the row by which TensorBoard's table of hyperparameters compares this run with others."""
+        counts = settings.get("token_counts", (0, 0))
+        compared = {name: settings.get(name) for name in COMPARED} | {"fused": counts[0] - counts[-1]}
+        # A column holds one type in all runs, and a layer may be none.
+        plain = {
+            name: value if isinstance(value, int | float) and name != "fusion_layer" else str(value)
+            for name, value in compared.items()
+        }
+        self.writer.add_hparams(plain, {f"result/{name}": value for name, value in results.items()}, run_name=".")
+        self.writer.flush()
