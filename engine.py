@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
-from timm.utils import ModelEmaV3, accuracy
+from timm.utils import ModelEmaV3, accuracy, unwrap_model
 from torch import Tensor, nn
 
 from training.distributed import World, all_reduce
@@ -106,7 +106,7 @@ def train_one_epoch(
             sums.norm, sums.norms = sums.norm + norm, sums.norms + 1
             last_loss, last_norm = loss_value, norm
             if ema is not None:
-                ema.update(getattr(model, "module", model))
+                ema.update(unwrap_model(model))
         else:
             sums.skipped += 1
             expected = scaler is not None if loss_is_finite else bad_steps.skip_losses

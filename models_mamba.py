@@ -375,8 +375,10 @@ def _take_tokens(x: Tensor, index: Tensor) -> Tensor:
 
 def _class_tokens_first(x: Tensor, cls_index: Tensor) -> Tensor:
     """Move the class tokens, wherever they are in each image, to the front; the others keep their order."""
-    is_class = torch.zeros(x.shape[:2], dtype=torch.int8, device=x.device).scatter(1, cls_index, 1)
-    return _take_tokens(x, is_class.argsort(dim=1, descending=True, stable=True))
+    B, L = x.shape[:2]
+    # Places as keys, those of class tokens below all others: none are equal, so any sort keeps the order.
+    keys = torch.arange(L, device=x.device).expand(B, -1).scatter_add(1, cls_index, torch.full_like(cls_index, -L))
+    return _take_tokens(x, keys.argsort(dim=1))
 
 
 def _shuffle(tokens: Tokens) -> Tokens:

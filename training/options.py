@@ -554,6 +554,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="what scans: plain PyTorch, C++, or mamba-ssm; python -m ssm says what there is",
     )
     add(
+        "--compile",
+        action="store_true",
+        help="compile the model with torch.compile: a slow first step, quicker ones then",
+    )
+    add(
         "--scan-recompute",
         action="store_true",
         help="make what the scan needs again in the backward pass: about 40 %% less activation memory",

@@ -53,7 +53,8 @@ class Trainer:
     ) -> None:
         self.args, self.world, self.state = args, world, state
         self.train_set, self.test_set = train_set, test_set
-        self.model = DistributedDataParallel(state.model) if world.size > 1 else state.model
+        model = torch.compile(state.model, fullgraph=True) if args.compile else state.model
+        self.model = DistributedDataParallel(model) if world.size > 1 else model
         self.train_batches, self.test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
         self.objective, self.mixup = build_objective(args, world), build_mixup(args)
         self.dtype, self.memory = autocast_dtype(args, world), PeakMemory(world.device)
