@@ -13,7 +13,8 @@ import re
 from datetime import date
 from pathlib import Path
 
-from training.options import check_known, fail, parse_args
+from training.options import parse_args
+from training.parser import check_known, fail
 
 if __name__ == "__main__":
     parse_args()  # a wrong flag, or --help, is answered before PyTorch's import, which takes seconds

@@ -21,18 +21,10 @@ import datasets
 from fusion import pictures
 from models_mamba import VisionMamba
 from training import checkpoint
+from training.flags import add_checkpoint_flags, add_data_flags, add_fusion_flags
 from training.models import fuse, restore
-from training.options import (
-    HelpFormatter,
-    Parser,
-    add_checkpoint_flags,
-    add_data_flags,
-    add_fusion_flags,
-    count,
-    fail,
-    parse_over,
-    positive,
-)
+from training.options import parse_over
+from training.parser import HelpFormatter, Parser, count, fail, positive
 
 PROGRAM = "visualize.py"
 

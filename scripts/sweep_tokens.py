@@ -30,19 +30,12 @@ from fusion.pictures import PALETTE
 from models_mamba import VisionMamba
 from training import checkpoint
 from training.distributed import World, init_world
+from training.flags import add_checkpoint_flags, add_data_flags, add_fusion_method_flags
 from training.memory import PeakMemory
 from training.models import restore
-from training.options import (
-    HelpFormatter,
-    Parser,
-    add_checkpoint_flags,
-    add_data_flags,
-    add_fusion_method_flags,
-    fail,
-    parse_over,
-    positive,
-)
+from training.options import parse_over
 from training.overview import device_name, versions
+from training.parser import HelpFormatter, Parser, fail, positive
 
 PROGRAM = "sweep_tokens.py"
 COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second", "memory_mb")

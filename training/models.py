@@ -10,7 +10,7 @@ from torch import nn
 import fusion
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
-from training.options import check_known
+from training.parser import check_known
 
 
 def check_model(name: str) -> None:

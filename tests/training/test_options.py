@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import fusion
-from training.options import FUSION_METHODS, FUSION_SCHEDULES, fail, get_args_parser, parse_args, parse_over
+from training.flags import FUSION_METHODS, FUSION_SCHEDULES
+from training.options import get_args_parser, parse_args, parse_over
+from training.parser import fail
 
 DEIT_FLAGS = """
     --batch-size --epochs --model --input-size --drop --drop-path --model-ema --model-ema-decay --opt --opt-eps
@@ -157,8 +159,8 @@ def test_help_has_groups_and_a_line_for_every_flag(capsys):
 def test_quiet_processes_leave_the_time_to_speak(monkeypatch):
     """A launcher ends all processes when one exits, also the one that was about to say why."""
     waited = []
-    monkeypatch.setattr("training.options.SECONDS_TO_SPEAK", 7)
-    monkeypatch.setattr("training.options.time.sleep", waited.append)
+    monkeypatch.setattr("training.parser.SECONDS_TO_SPEAK", 7)
+    monkeypatch.setattr("training.parser.time.sleep", waited.append)
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit):

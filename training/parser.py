@@ -1,0 +1,129 @@
+"""A command line that is pleasant to get wrong: one line that names the flag, and the nearest names."""
+
+import argparse
+import difflib
+import os
+import sys
+import time
+from typing import NoReturn
+
+SECONDS_TO_SPEAK = 15
+
+
+def fail(message: object, *, code: int = 2, met_by: str = "all", program: str = "main.py") -> NoReturn:
+    """End the program with one line.
+
+    Args:
+        message: What is wrong.
+        code: The exit code.
+        program: What the user started.
+        met_by: Who meets this error, so that it is said once: `all` processes, those of a `machine`, or `one` of them.
+    """
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    if rank == 0 or met_by == "one" or (met_by == "machine" and local_rank == 0):
+        who = f"rank {rank}: " if rank else ""
+        print(f"{program}: error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    else:
+        # A launcher ends all processes when one exits: the one that speaks must have had the time to.
+        time.sleep(SECONDS_TO_SPEAK)
+    sys.exit(code)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default only where it says more than "off"."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36, width=118)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, "") else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes hyphens and underscores alike, knows no abbreviations and fails in one line."""
+
+    def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
+        args = [self._spelling(arg) for arg in (sys.argv[1:] if args is None else args)]
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument {unknown[0]}{nearest(unknown[0], self._option_string_actions)}")
+        return namespace
+
+    def _spelling(self, arg: str) -> str:
+        """The registered spelling of a flag, whichever way its words are joined."""
+        name, equals, value = arg.partition("=")
+        registered = {option.replace("_", "-"): option for option in self._option_string_actions}
+        return registered.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else arg
+
+    def words(self, name: str, value: object) -> list[str]:
+        """What a flag of this name, hyphens in front left out, and its value are on a command line.
+
+        True and False are for switches, a list is several values, None leaves the flag out.
+
+        Raises:
+            ValueError: There is no such flag, or it takes no such value.
+        """
+        flag = self._spelling(f"--{name}")
+        action = self._option_string_actions.get(flag)
+        if action is None:
+            raise ValueError(f"unknown {name}{nearest(flag, self._option_string_actions)}")
+        if isinstance(value, bool) != (action.nargs == 0):
+            raise ValueError(f"{name}: {'is true or false' if action.nargs == 0 else 'takes a value'}, not {value}")
+        if value is True:
+            return [flag]
+        if value is False:
+            return [f"--no-{flag[2:]}"] if isinstance(action, argparse.BooleanOptionalAction) else []
+        if isinstance(value, list) and action.nargs is not None:
+            return [flag, *map(str, value)]
+        values = value if isinstance(value, list) else [value]
+        return [] if value is None else [f"{flag}={','.join(map(str, values))}"]
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see --help)", program=self.prog)
+
+
+class ImageSize(argparse.Action):
+    """One number or two, height and width; kept as both."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if len(values) > 2:
+            parser.error(f"argument {option_string}: takes one number, or height and width")
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def nearest(name: str, names) -> str:
+    """', did you mean a or b?' for the names most like this one; nothing where none is."""
+    matches = difflib.get_close_matches(name, list(names), n=3)
+    return f", did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def check_known(flag: str, name: str, known) -> None:
+    """ValueError for a name that isn't known, with the nearest ones."""
+    if name not in known:
+        raise ValueError(f"{flag} {name}: no such name{nearest(name, known) or ', known are ' + ', '.join(known)}")
+
+
+def number(kind: type, low: float, high: float = float("inf"), above: bool = False):
+    """A type for argparse: a number in [low, high], or in (low, high] with above."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        if not (low < value if above else low <= value) or not value <= high:
+            bound = f"above {low}" if above else f"{low} or more"
+            raise argparse.ArgumentTypeError(
+                f"must be {bound if high == float('inf') else f'{low} to {high}'}, not {text}"
+            )
+        return value
+
+    return parse
+
+
+count = number(int, 0)
+positive = number(int, 1)
+amount = number(float, 0)
+share = number(float, 0, 1)
+above_zero = number(float, 0, above=True)
