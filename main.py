@@ -31,6 +31,7 @@ import ssm
 from engine import evaluate
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
+from training.board import check_wandb, follow_with_wandb
 from training.broken_images import SkipBroken
 from training.check import check
 from training.distributed import World, be_deterministic, init_world, launched, main_process_first, relaunch
@@ -90,6 +91,8 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"nothing left to train: all {args.last_epoch} epochs are done")
         else:
             settings = vars(args) | versions() | {"hardware": device_name(world.device), "date": f"{date.today()}"}
+            if keeps_log and args.log_wandb:
+                follow_with_wandb(args.wandb_project, settings)
             logbook = Logbook(Path(args.output_dir), settings, trainer.state.epoch) if keeps_log else None
             train(trainer, logbook)
     except (FloatingPointError, OSError) as error:
@@ -111,6 +114,8 @@ def check_names(args: argparse.Namespace) -> None:
     check_optimizer(args)
     check_teacher(args)
     datasets.check(args)
+    if args.log_wandb:
+        check_wandb()
     if args.skip_bad_images:
         datasets.check_indexed(args)
 

@@ -64,6 +64,7 @@ FLAGS = [
     ("--auto-resume --resume b.pth --output_dir out", "--auto-resume: finds the checkpoint itself"),
     ("--auto-resume --output_dir=", "--auto-resume: needs the run's --output_dir"),
     ("--save-steps 5 --output_dir=", "--save-steps: needs a place"),
+    ("--log-wandb --output_dir=", "--log-wandb: sends what is logged in --output_dir"),
     ("--log-images 5 --output_dir=", "--log-images: needs a place"),
     # names
     ("--model vim_pico_patch2", "--model vim_pico_patch2: no such name, did you mean vim_pico_patch2_8"),

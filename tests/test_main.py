@@ -1,8 +1,12 @@
 """main.py as people start it, on a folder of a few small images: what it prints, keeps, continues and refuses."""
 
+import importlib.machinery
+import importlib.util
 import json
 import re
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -409,6 +413,22 @@ def test_images_in_tensorboard_are_as_augmented(images):
     drawn = [run_module.augmented_images(train_set, 0, epoch) for epoch in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_weights_and_biases_follows_tensorboard(run, error, tmp_path, monkeypatch):
+    if importlib.util.find_spec("wandb") is None:
+        assert "--log-wandb: needs the package wandb" in error("--log-wandb", "--output_dir", tmp_path)
+    calls = []
+    wandb = types.ModuleType("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    wandb.init = lambda **kwargs: calls.append(kwargs)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    flags = ("--epochs", 1, "--output_dir", tmp_path / "out")
+    run(*flags, "--log-wandb", "--wandb-project", "mine")
+    (call,) = calls
+    assert (call["project"], call["sync_tensorboard"], call["config"]["epochs"]) == ("mine", True, 1)
+    run("--epochs", 1, "--output_dir", tmp_path / "other")
+    assert len(calls) == 1
 
 
 def test_a_finished_run_is_a_row_among_hyperparameters(run, tmp_path):

@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run: scalars in a few groups, pictures, and its settings beside its results."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -32,6 +33,19 @@ COMPARED = (
 def tag(column: str) -> str:
     """Where a column of the log stands, such as accuracy/test_acc1."""
     return f"{next((group for group, ends in GROUPS.items() if column.endswith(ends)), 'run')}/{column}"
+
+
+def check_wandb() -> None:
+    """ValueError where Weights & Biases is not installed."""
+    if find_spec("wandb") is None:
+        raise ValueError("--log-wandb: needs the package wandb: pip install wandb")
+
+
+def follow_with_wandb(project: str, settings: dict) -> None:
+    """Let Weights & Biases take over all that TensorBoard is given from now on."""
+    import wandb  # no run needs it that doesn't ask for it
+
+    wandb.init(project=project, config=settings, sync_tensorboard=True)
 
 
 class Board:

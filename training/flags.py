@@ -357,6 +357,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="every N epochs show in TensorBoard training images, what fuses in a test image, and how alike tokens are",
     )
+    add("--log-wandb", action="store_true", help="give Weights & Biases what TensorBoard gets; needs the package wandb")
+    add("--wandb-project", default="vision-mamba", metavar="NAME", help="its project")
     add("--resume", default="", metavar="FILE", help="continue from this checkpoint")
     add(
         "--finetune",

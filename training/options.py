@@ -132,6 +132,7 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
         ),
         (args.save_steps > 0 and not args.output_dir, "--save-steps: needs a place, --output_dir DIR"),
         (args.log_images > 0 and not args.output_dir, "--log-images: needs a place, --output_dir DIR"),
+        (args.log_wandb and not args.output_dir, "--log-wandb: sends what is logged in --output_dir DIR"),
         (bool(args.finetune and args.resume), "--finetune: starts from new, --resume goes on; choose one"),
     ]
 
