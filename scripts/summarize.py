@@ -27,14 +27,14 @@ from training.results import Run, Spread, baseline, by_experiment, find_runs, fu
 PLACES = {"top-1 %": 2, "best top-1 %": 2, "s / epoch": 1, "x time": 2, "x memory": 2, "x tokens": 2}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="PATH", help="output directories, or files of --save")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="how to print the table")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against time, memory and epochs")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write all that was logged into one JSON file")
     parser.add_argument("--command", metavar="TEXT", default="", help="what made the runs, for --save to say")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         runs = [run for path in args.runs for run in find_runs(path)]
         experiments = by_experiment(runs)

@@ -1,6 +1,8 @@
 """The table of runs: rows, seeds, ratios, formats, and runs that are not finished."""
 
+import contextlib
 import csv
+import io
 import json
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import summarize as program
 from training.results import Spread, find_runs
 
 ROOT = Path(__file__).parents[2]
@@ -31,8 +34,15 @@ def write_run(folder, strategy="no", tokens=(17, 17, 17), accuracies=(80.0, 90.5
 
 
 def summarize(*arguments):
-    result = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
-    return result.returncode, result.stdout, result.stderr
+    """The program in this process: exit code, output and errors."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            program.main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = 1
+            print(exit_.code, file=sys.stderr)
+    return code, out.getvalue(), err.getvalue()
 
 
 def table(*arguments):
@@ -165,6 +175,12 @@ def test_a_file_that_holds_no_runs_is_one_line(tmp_path, text):
     assert code == 1
     assert len(err.splitlines()) == 1
     assert "runs.json" in err
+
+
+def test_as_a_program(tmp_path):
+    write_run(tmp_path / "plain")
+    result = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=True)
+    assert result.stdout == summarize(tmp_path)[1]
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path):
