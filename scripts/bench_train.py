@@ -30,12 +30,20 @@ class Contender:
     """One way to train the model, and the times of its steps."""
 
     def __init__(
-        self, args: argparse.Namespace, tokens: int = 0, backend: str = "auto", recompute: bool = False
+        self,
+        args: argparse.Namespace,
+        tokens: int = 0,
+        backend: str = "auto",
+        recompute: bool = False,
+        checkpointing: bool = False,
+        compiled: bool = False,
     ) -> None:
         torch.manual_seed(0)
         self.model = create_model(args.model, num_classes=100)
         fusion.inject(self.model, (tokens,) * len(self.model.layers))
         self.model.set_scan_recompute(recompute)
+        self.model.set_grad_checkpointing(checkpointing)
+        self.run = torch.compile(self.model, fullgraph=True) if compiled else self.model
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)  # as in main.py
         self.backend, self.seconds = backend, []
         size = self.model.patch_embed.img_size
@@ -43,7 +51,7 @@ class Contender:
 
     def loss(self) -> Tensor:
         with ssm.use_backend(self.backend):
-            return F.cross_entropy(self.model(self.images), self.labels)
+            return F.cross_entropy(self.run(self.images), self.labels)
 
     def step(self) -> None:
         start = time.perf_counter()
@@ -134,14 +142,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=7, help="tokens to fuse after every layer (default: 7)")
     parser.add_argument("--runs", type=int, default=7, help="counted steps of every contender (default: 7)")
     parser.add_argument("--reference-runs", type=int, default=2, help="counted steps of the reference (default: 2)")
+    parser.add_argument(
+        "--compile", action="store_true", help="also the compiled model, which takes minutes to compile"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     contenders = {
         "reference scan": Contender(args, backend="reference"),
         "no fusion": Contender(args),
-        "no fusion, recomputing": Contender(args, recompute=True),
+        "no fusion, recomputing the scan": Contender(args, recompute=True),
+        "no fusion, checkpointing layers": Contender(args, checkpointing=True),
         f"fusing {args.tokens} after every layer": Contender(args, tokens=args.tokens),
     }
+    if args.compile:
+        contenders["no fusion, compiled"] = Contender(args, compiled=True)
     plain, fused = contenders["no fusion"], contenders[f"fusing {args.tokens} after every layer"]
     device = device_name(torch.device("cpu"))
     scan = ssm.pick("cpu").name

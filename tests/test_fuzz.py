@@ -132,6 +132,22 @@ def test_runs(tmp_path, about, log):
         assert runs[0].complete in (True, False)
 
 
+RUNS = b'{"runs": [{"name": "a", "settings": ' + SETTINGS + b', "epochs": [' + EPOCH.strip() + b"]}]}"
+
+
+@FUZZ
+@given(
+    mutations(RUNS)
+    | JSON.map(lambda value: json.dumps({"runs": [{"name": "a", "settings": {}, "epochs": value}]}).encode())
+)
+def test_files_of_runs(tmp_path, content):
+    path = tmp_path / "runs.json"
+    path.write_bytes(content)
+    runs = read_or_refused(lambda: find_runs(path))
+    if runs:
+        assert runs[0].complete in (True, False)
+
+
 # Checkpoints
 
 MODEL = VisionMamba(img_size=8, patch_size=4, embed_dim=16, depth=1, num_classes=2)

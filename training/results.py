@@ -9,6 +9,13 @@ from typing import NamedTuple
 
 from training.logbook import read_log
 
+COLUMNS = (
+    "epoch",
+    "test_acc1",
+    "train_seconds",
+    "peak_memory_mb",
+    "training_memory_mb",
+)  # of log.txt, that tables need
 # What may differ between the seeds of one experiment: where a run was, how it was started, and on what day.
 NOT_COMPARED = (
     "seed",
@@ -79,23 +86,32 @@ def read_run(directory: Path) -> Run:
     """
     try:
         settings = json.loads((directory / "args.json").read_text())
-        name = directory.resolve().name.removesuffix(f"-seed{settings.get('seed')}")
-        run = Run(name, settings, read_log(directory / "log.txt"))
-        check(run)
-    except OSError as error:
+        epochs = read_log(directory / "log.txt")
+    except (OSError, ValueError) as error:
         raise ValueError(f"{directory}: no run to read ({error})") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{directory}: not a run's args.json and log.txt ({error!r})") from None
-    return run
+    _check(settings, epochs, directory)
+    return Run(directory.resolve().name.removesuffix(f"-seed{settings.get('seed')}"), settings, epochs)
 
 
-def check(run: Run) -> None:
-    """See that what a table needs is there; KeyError or TypeError where it is not."""
-    counts = run.settings["token_counts"]
-    _ = run.settings["last_epoch"] + sum(counts) + counts[-1], run.settings["fusion_strategy"]
-    for epoch in run.epochs:
-        columns = ("test_acc1", "train_seconds", "peak_memory_mb", "training_memory_mb")
-        _ = sum(epoch[column] for column in columns)
+def _check(settings: object, epochs: object, source: Path) -> None:
+    """See that all is there that a table shows; ValueError where it is not."""
+
+    def is_number(value: object) -> bool:
+        return isinstance(value, int | float)
+
+    if not isinstance(settings, dict) or not isinstance(settings.get("fusion_strategy"), str):
+        raise ValueError(f"{source}: holds no settings of a run")
+    counts = settings.get("token_counts")
+    if not (isinstance(counts, list) and len(counts) > 1 and all(map(is_number, counts)) and min(counts) > 0):
+        raise ValueError(f"{source}: holds no token_counts")
+    if not is_number(settings.get("last_epoch")):
+        raise ValueError(f"{source}: doesn't say its last_epoch")
+    if not (isinstance(epochs, list) and all(isinstance(epoch, dict) for epoch in epochs)):
+        raise ValueError(f"{source}: holds no epochs of a run")
+    for epoch in epochs:
+        missing = [name for name in COLUMNS if not is_number(epoch.get(name))]
+        if missing:
+            raise ValueError(f"{source}: an epoch has no {missing[0]}")
 
 
 def find_runs(path: Path) -> list[Run]:
@@ -115,10 +131,10 @@ def find_runs(path: Path) -> list[Run]:
 def _read_file(path: Path) -> list[Run]:
     try:
         runs = [Run(run["name"], run["settings"], run["epochs"]) for run in json.loads(path.read_text())["runs"]]
-        for run in runs:
-            check(run)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of runs ({error!r})") from None
+    for run in runs:
+        _check(run.settings, run.epochs, path)
     return runs
 
 

@@ -155,9 +155,9 @@ def test_curves(tmp_path):
         ("{", ""),
         ("[]", ""),
         ("{}", ""),
-        ('{"token_counts": [5], "last_epoch": 1, "fusion_strategy": "no"}', "nothing\nhere\n"),
-        ('{"token_counts": [5], "last_epoch": 1, "fusion_strategy": "no"}', '{"epoch": 0}\n'),
-        ('{"token_counts": [5], "last_epoch": 1, "fusion_strategy": "no"}', None),
+        ('{"token_counts": [5, 5], "last_epoch": 1, "fusion_strategy": "no"}', "nothing\nhere\n"),
+        ('{"token_counts": [5, 5], "last_epoch": 1, "fusion_strategy": "no"}', '{"epoch": 0}\n'),
+        ('{"token_counts": [5, 5], "last_epoch": 1, "fusion_strategy": "no"}', None),
     ],
 )
 def test_what_is_no_run_is_one_line(tmp_path, args, log):
