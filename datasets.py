@@ -168,11 +168,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise OSError(f"{getattr(image, 'filename', '')}: broken image ({_one_line(error)})") from error
 
 
+def open_image(path: str) -> Image.Image:
+    """Open an image; OSError, also where Pillow takes it for an attack because of its size."""
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise OSError(f"{path}: broken image ({error})") from error
+
+
 class LabelledImages(Dataset):
     """Images with labels.
 
     Args:
-        images: Paths for `Image.open`, or uint8 arrays [H, W] or [H, W, 3] for `Image.fromarray`.
+        images: Paths for `open_image`, or uint8 arrays [H, W] or [H, W, 3] for `Image.fromarray`.
         labels: One int an image.
         classes: Names or numbers of the classes, in the order of the labels.
         open_image: Turns an entry of images into a Pillow image.
@@ -344,7 +352,7 @@ def _image_folder(is_train: bool, args: argparse.Namespace) -> LabelledImages:
             raise ValueError(f"{root}: classes in only one of train/ and val/: {', '.join(sorted(odd))}")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--data-path {root}: {error}") from error
-    return LabelledImages([path for path, _ in folder.samples], folder.targets, folder.classes, Image.open)
+    return LabelledImages([path for path, _ in folder.samples], folder.targets, folder.classes, open_image)
 
 
 def _inaturalist(is_train: bool, args: argparse.Namespace, year: int) -> LabelledImages:
@@ -366,12 +374,13 @@ def _inaturalist(is_train: bool, args: argparse.Namespace, year: int) -> Labelle
         raise ValueError(
             f"{root}: not iNaturalist {year} with --inat-category {args.inat_category} ({error!r})"
         ) from error
-    return LabelledImages([f"{root}/{file}" for file in files], labels, classes, Image.open)
+    return LabelledImages([f"{root}/{file}" for file in files], labels, classes, open_image)
 
 
 def _timm(is_train: bool, args: argparse.Namespace) -> Dataset:
     """Build what timm makes of a prefixed name; wds and tfds give streams, which shuffle and share themselves out."""
-    stream = {} if args.data_set.lower().startswith("torch/") else {"seed": args.seed, "batch_size": args.batch_size}
+    batch_size = args.batch_size * (args.grad_accum_steps if is_train else 1)
+    stream = {} if args.data_set.lower().startswith("torch/") else {"seed": args.seed, "batch_size": batch_size}
     try:
         dataset = create_dataset(
             args.data_set,
@@ -384,7 +393,7 @@ def _timm(is_train: bool, args: argparse.Namespace) -> Dataset:
     except Exception as error:  # each reader has its own ways to fail
         raise ValueError(f"--data-set {args.data_set} --data-path {args.data_path}: {_one_line(error)}") from error
     if hasattr(dataset, "loader"):
-        dataset.loader = Image.open  # by path, so that a broken file can be named
+        dataset.loader = open_image  # by path, so that a broken file can be named
     return dataset
 
 

@@ -64,8 +64,9 @@ def train_one_epoch(
 
     Returns:
         train_loss and train_grad_norm (means over steps; what is not finite stays out, and where nothing is finite it
-        is 0), skipped_steps, lr, train_seconds, data_seconds (spent waiting for images), images_per_second,
-        peak_memory_mb and training_memory_mb; sums and maxima over all processes.
+        is 0), skipped_steps, lr (the last step's, of the layers that have the largest), train_seconds, data_seconds
+        (spent waiting for images), images_per_second, peak_memory_mb and training_memory_mb; sums and maxima over all
+        processes.
 
     Raises:
         FloatingPointError: More bad steps than allowed; names epoch, step, loss, gradient norm and learning rate.
@@ -74,12 +75,14 @@ def train_one_epoch(
     memory.reset()
     sums = EpochSums() if sums is None else sums
     last_loss = last_norm = math.nan
+    rate = _rate(optimizer)
     progress = Progress(loader, f"epoch {epoch}", world.is_main, done=sums.steps)
     waiting_since = time.perf_counter()
     start = waiting_since - sums.seconds
     for images, labels in progress:
         sums.data_seconds += time.perf_counter() - waiting_since
         seed_all(seed, epoch, sums.steps, world.rank)
+        rate = _rate(optimizer)
         images = images.to(world.device, non_blocking=True)
         targets = labels.to(world.device, non_blocking=True)
         if mixup is not None:
@@ -87,18 +90,18 @@ def train_one_epoch(
 
         optimizer.zero_grad(set_to_none=True)
         loss_value, norm, loss_is_finite = 0.0, math.nan, True
-        for part, synchronise in _parts(images, targets, accumulate):
+        for part, last in _parts(images, targets, accumulate):
             # Processes average their gradients in the last part alone.
-            with nullcontext() if synchronise or world.size == 1 else model.no_sync():
+            with nullcontext() if last or world.size == 1 else model.no_sync():
                 with _autocast(world.device, autocast):
                     loss = objective(model, *part) * (len(part[0]) / len(images))
                 if bad_steps.replace_losses:
                     loss = loss.nan_to_num()
                 loss_value += loss.item()
-                loss_is_finite = _is_finite_everywhere(loss_value, world)
-                if not loss_is_finite:
-                    break
-                (loss if scaler is None else scaler.scale(loss)).backward()
+                # Processes agree once a step, however many parts each has.
+                loss_is_finite = _is_finite_everywhere(loss_value, world) if last else math.isfinite(loss_value)
+                if loss_is_finite:
+                    (loss if scaler is None else scaler.scale(loss)).backward()
         if loss_is_finite:
             norm = _update(model, optimizer, scaler, clip_grad)
             sums.loss, sums.images = sums.loss + loss_value * len(images), sums.images + len(images)
@@ -115,11 +118,11 @@ def train_one_epoch(
                 what = f"the gradient norm is {norm}" if loss_is_finite else f"the loss is {loss_value}"
                 raise FloatingPointError(
                     f"epoch {epoch}, step {sums.steps}: {what}; the last good step had loss {last_loss:.4f}, "
-                    f"gradient norm {last_norm:.4g}, learning rate {optimizer.param_groups[0]['lr']:.3g}"
+                    f"gradient norm {last_norm:.4g}, learning rate {rate:.3g}"
                 )
 
         sums.steps += 1
-        progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {optimizer.param_groups[0]['lr']:.3g}"
+        progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {rate:.3g}"
         waiting_since = time.perf_counter()
         sums.seconds = waiting_since - start
         after_step()
@@ -134,7 +137,7 @@ def train_one_epoch(
         "train_loss": loss_sum / max(images_seen, 1),
         "train_grad_norm": sums.norm / max(sums.norms, 1),
         "skipped_steps": sums.skipped,
-        "lr": optimizer.param_groups[0]["lr"],
+        "lr": rate,
         "train_seconds": seconds,
         "data_seconds": data_seconds,
         "images_per_second": images_seen / seconds,
@@ -159,6 +162,11 @@ def _parts(images: Tensor, targets: Tensor, count: int) -> Iterator[tuple[tuple[
     parts = zip(images.tensor_split(count), targets.tensor_split(count), strict=True)
     for number, part in enumerate(parts, start=1):
         yield part, number == count
+
+
+def _rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate; under layer-wise decay, the largest."""
+    return max(group["lr"] for group in optimizer.param_groups)
 
 
 def _update(

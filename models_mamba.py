@@ -338,14 +338,15 @@ class VisionMamba(nn.Module):
         L = x.shape[1]
         cls_index = torch.tensor(positions, dtype=torch.long, device=x.device).expand(B, -1)
         source = None
-        if trace_source:
+        if trace_source or self.random_order:
             patches = [i for i in range(L) if i not in positions]
             source = torch.tensor(patches, device=x.device).expand(B, -1)
         tokens = Tokens(hidden=x, residual=None, cls_index=cls_index, size=x.new_ones(B, L), source=source)
         return _shuffle(tokens) if self.random_order else tokens
 
     def _run(self, block: Block, tokens: Tokens) -> Tokens:
-        return checkpoint(block, tokens) if self.grad_checkpointing and self.training else block(tokens)
+        recompute = self.grad_checkpointing and torch.is_grad_enabled()
+        return checkpoint(block, tokens) if recompute else block(tokens)
 
     def _finish(self, tokens: Tokens) -> Tensor:
         """What leaves the last layer to normalised features, class tokens first."""
@@ -385,8 +386,9 @@ def _shuffle(tokens: Tokens) -> Tokens:
     """Put the tokens of all images into one random order."""
     order = torch.randperm(tokens.hidden.shape[1]).to(tokens.hidden.device)
     place = order.argsort()  # where each token went
-    source = None if tokens.source is None else place[tokens.source]
-    return tokens._replace(hidden=tokens.hidden[:, order], cls_index=place[tokens.cls_index], source=source)
+    return tokens._replace(
+        hidden=tokens.hidden[:, order], cls_index=place[tokens.cls_index], source=place[tokens.source]
+    )
 
 
 def resize_pos_embed(

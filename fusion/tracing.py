@@ -44,7 +44,9 @@ class Trace:
         for recorded in (self.before, self.after, self.matchings):
             recorded.clear()
         (tokens,) = inputs
-        return (tokens._replace(source=positions_without(tokens.cls_index, tokens.hidden.shape[1])),)
+        if tokens.source is None:
+            tokens = tokens._replace(source=positions_without(tokens.cls_index, tokens.hidden.shape[1]))
+        return (tokens,)
 
     def _note_matching(self, matching: Matching) -> None:
         self._matching = matching

@@ -2,7 +2,7 @@
 # Where upper and lower begin: Vim-Ti on CIFAR-100, 168 tokens fused below layer K, or from layer K on, for several K.
 #
 #   bash scripts/cifar100_layers.sh table                           # all
-#   KS="6 18" bash scripts/cifar100_layers.sh upper6 -- --epochs 30
+#   KS="6 18" bash scripts/cifar100_layers.sh upper6
 #
 # KS names the layers, 6 9 12 15 18 if not set; GPUS, DATA, OUTPUT, SEEDS and flags after -- are explained in
 # scripts/tables.sh.

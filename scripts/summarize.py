@@ -86,7 +86,8 @@ def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[flo
         seconds = Spread.of(run.seconds_per_epoch for run in plain).mean
         memory = Spread.of(run.largest("training_memory_mb") for run in plain).mean
         found["x time"] = [value / seconds for value in found["s / epoch"]]
-        found["x memory"] = [value / memory for value in found["training MB"]]
+        if memory:  # 0 where the system can't reset its peak
+            found["x memory"] = [value / memory for value in found["training MB"]]
     return found
 
 

@@ -2,16 +2,16 @@
 #
 # A script sets `table`, its name; `recipe`, the flags of all its runs; `names`, its rows in order; `fusion[NAME]`, the
 # flags of each; and may set the defaults below. From the environment come
-#   GPUS     processes, one a GPU; as many as nvidia-smi lists, or 1
+#   GPUS     processes, one a GPU; as many as PyTorch finds, or 1
 #   DATA     where the images are
 #   OUTPUT   where the runs go, each in a directory of its own: output/TABLE/NAME-seedS
 #   SEEDS    one run of each row for every seed
-# Flags after -- go to main.py and come last, so they win. A run goes on where it stopped, or is left alone if it is done:
+# Flags after -- go to main.py and come last, so they win; such runs are others than the table's, so OUTPUT must say where
+# they go. A run goes on where it stopped, or is left alone if it is done:
 # the same command starts the table and finishes it after an interruption.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-GPUS="${GPUS:-$( (nvidia-smi -L 2> /dev/null || echo none) | wc -l)}"
 SEEDS="${SEEDS:-0}"
 
 # The paper's setting (arXiv 2409.09808, section 4): 4 GPUs, and as many tokens fused by every strategy, of 196 patches.
@@ -36,8 +36,13 @@ train_table() { # NAME|table [-- FLAGS...]
     [ $# -eq 1 ] || [ "$2" = -- ] || usage
     [ "$chosen" = table ] || names=("$chosen")
     shift $(($# > 1 ? 2 : 1))
+    if [ $# -gt 0 ] && [ -z "${OUTPUT:-}" ]; then
+        echo "$0: with flags after --, say where the runs go: OUTPUT=output/trial bash $0 ..." >&2
+        exit 2
+    fi
     OUTPUT="${OUTPUT:-output/$table}"
     bash scripts/setup.sh
+    GPUS="${GPUS:-$(.venv/bin/python -c 'import torch; print(max(1, torch.cuda.device_count()))')}"
     for seed in $SEEDS; do
         for name in "${names[@]}"; do
             echo "== $table, $name, seed $seed"
@@ -48,11 +53,15 @@ train_table() { # NAME|table [-- FLAGS...]
     .venv/bin/python scripts/summarize.py "$OUTPUT"
 }
 
-# Bash would die of a SIGTERM, as SLURM sends it, before the training has saved: pass it on, and wait for that.
+# Bash would die of a SIGTERM, as SLURM sends it, before the training has saved: pass it on, and wait for that. In a
+# session of its own the training doesn't get Ctrl-C a second time, straight from the terminal.
 train() {
-    .venv/bin/python -m torch.distributed.run --standalone --nproc-per-node="$GPUS" main.py --auto-resume "$@" &
-    local launcher=$! code=0
-    trap 'kill -TERM "$launcher"' TERM INT
+    local launcher="" stopped="" code=0
+    trap 'stopped=yes; [ -z "$launcher" ] || kill -TERM "$launcher"' TERM INT
+    setsid .venv/bin/python -m torch.distributed.run --standalone --nproc-per-node="$GPUS" \
+        main.py --auto-resume "$@" &
+    launcher=$!
+    [ -z "$stopped" ] || kill -TERM "$launcher"
     wait "$launcher" || code=$?
     while kill -0 "$launcher" 2> /dev/null; do wait "$launcher" || code=$?; done
     trap - TERM INT

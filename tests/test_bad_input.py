@@ -52,6 +52,9 @@ FLAGS = [
     ("--sched-on-updates --sched plateau", "--sched-on-updates: --sched plateau goes by"),
     ("--eval", "--eval: needs the checkpoint"),
     ("--check --eval --resume x.pth", "--check: is about training"),
+    ("--compile --scan-recompute", "--compile: can't follow --scan-recompute"),
+    ("--compile --if_random_cls_token_position", "--compile: is for one order of tokens"),
+    ("--bce-loss --smoothing 1 --mixup 0 --cutmix 0", "--smoothing: of 1 leaves nothing to learn"),
     ("--distillation-type soft", "--distillation-type: needs the teacher"),
     ("--teacher-model resnet18 --teacher-path x.pth", "--teacher-model: has no effect without"),
     ("--cosub --drop-path 0", "--cosub: both sub-models are the same"),
@@ -80,7 +83,7 @@ FLAGS = [
     ("--data-set DIGIT", "did you mean DIGITS"),
     ("--data-set CIFAR --data-path /nowhere", "cifar-100-python"),
     ("--data-set hfds/cifar10 --data-path .", "hfds/cifar10"),
-    ("--data-set CIFAR", "--data-path"),
+    ("--data-set CIFAR --data-path=", "--data-set CIFAR needs --data-path"),
     # sizes and plans of the model
     ("--input-size 9", "image height 9"),
     ("--input-size 8 9", "image width 9"),
@@ -130,14 +133,14 @@ def test_flags(refuse, flags, complaint):
 
 
 def empty_folders(folder, images):
-    """train"""
+    """/train."""
     for split in ("train", "val"):
         (folder / split).mkdir()
     return "--data-path", folder
 
 
 def a_folder_without_classes(folder, images):
-    """train"""
+    """/train."""
     for split in ("train", "val"):
         (folder / split).mkdir()
         shutil.copy(images / "train" / "dark" / "0.png", folder / split)

@@ -99,6 +99,29 @@ def test_two_processes_train_like_one(tmp_path):
             assert b[score] == pytest.approx(a[score], rel=1e-4), score
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--grad-accum-steps", "3"),
+        ("--train-only", "mixer", "--bce-loss"),
+        ("--cosub", "--drop-path", "1e-9"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_two_processes_train_like_one_in_other_ways_too(tmp_path, flags):
+    common = ["--data-set", "DIGITS", "--epochs", "1", "--lr", "1e-3", "--unscale-lr", "--warmup-epochs", "0", *PLAIN]
+    size = 120 if "--grad-accum-steps" in flags else 360
+    for name, command in {
+        "one": ("main.py", "--batch-size", str(size)),
+        "two": (*TORCHRUN, "main.py", "--batch-size", str(size // 2)),
+    }.items():
+        code, _, err = finish([*command, *common, *flags, "--output_dir", str(tmp_path / name)])
+        assert code == 0, err
+    (one,), (two,) = (read_log(tmp_path / name / "log.txt") for name in ("one", "two"))
+    for score in ("train_loss", "train_grad_norm", "test_loss"):
+        assert two[score] == pytest.approx(one[score], rel=1e-4), score
+
+
 @pytest.mark.parametrize("url", ["env://", "tcp://127.0.0.1:{port}"])
 def test_several_processes_without_a_launcher(cifar, url, unused_port):
     flags = ["--data-set", "CIFAR", "--data-path", str(cifar), "--epochs", "1", "--input-size", "8", *PLAIN]

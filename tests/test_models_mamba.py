@@ -9,6 +9,7 @@ import timm
 import torch
 from timm.optim import param_groups_weight_decay
 
+import fusion
 import models_mamba
 from models_mamba import VisionMamba, checkpoint_filter_fn, resize_pos_embed
 
@@ -325,6 +326,29 @@ def test_a_random_order_of_the_tokens_is_known():
     assert len(orders) == 5
     (maps,) = model.forward_intermediates(images(), indices=1, intermediates_only=True)
     assert maps.shape == (2, 16, 4, 4)
+
+
+def test_a_trace_follows_a_random_order():
+    model = small()
+    usual = model._embed(images(), trace_source=True)
+    model.set_random_order(tokens=True)
+    with fusion.trace(model) as trace:
+        model(images())
+    first = trace.before[0]
+    for b in range(2):
+        assert torch.equal(first.hidden[b, first.source[b]], usual.hidden[b, usual.source[b]])
+
+
+@pytest.mark.parametrize("train_mode", [True, False])
+def test_layers_are_computed_again_whenever_there_is_a_backward_pass(train_mode):
+    model, calls = small().train(train_mode), []
+    model.set_grad_checkpointing()
+    model.layers[0].mixer.register_forward_hook(lambda *_: calls.append(1))
+    model(images()).sum().backward()
+    assert len(calls) == 2
+    with torch.no_grad():
+        model(images())
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("class_token", ["double", "none"])

@@ -16,10 +16,11 @@ from training import run as run_module
 from training.logbook import read_log
 
 ROOT = Path(__file__).parents[1]
-# All that is random is on: augmentation, repeats, mixup, drop path; an average of the weights; a rate for each step.
+# All that is random is on: augmentation, repeats, mixup, drop path; an average of the weights; a rate for each
+# step, which takes two batches.
 FLAGS = (
-    "--model vim_pico_patch2_8 --data-set DIGITS --batch-size 64 --drop-path 0.2 --drop 0.1 --num_workers 1"
-    " --sched-on-updates --warmup-epochs 1"
+    "--model vim_pico_patch2_8 --data-set DIGITS --batch-size 32 --grad-accum-steps 2 --drop-path 0.2 --drop 0.1"
+    " --num_workers 1 --sched-on-updates --warmup-epochs 1"
 ).split()
 
 

@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run: scalars in a few groups, pictures, and its settings beside its results."""
 
+import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,10 +43,26 @@ def check_wandb() -> None:
 
 
 def follow_with_wandb(project: str, settings: dict) -> None:
-    """Let Weights & Biases take over all that TensorBoard is given from now on."""
+    """Let Weights & Biases take over all that TensorBoard is given from now on; a run that goes on stays one run.
+
+    Raises:
+        OSError: It can't be reached, or doesn't know the user.
+    """
     import wandb  # no run needs it that doesn't ask for it
 
-    wandb.init(project=project, config=settings, sync_tensorboard=True)
+    directory = Path(settings["output_dir"]).resolve()
+    known_as = hashlib.sha1(str(directory).encode()).hexdigest()[:16]
+    try:
+        wandb.init(
+            project=project,
+            name=directory.name,
+            id=known_as,
+            resume="allow",
+            config=settings,
+            sync_tensorboard=True,
+        )
+    except Exception as error:  # it has its own kinds
+        raise OSError(f"--log-wandb: {error}") from error
 
 
 class Board:

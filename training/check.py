@@ -36,6 +36,8 @@ def check(trainer: Trainer) -> None:
         f"the first after {time.perf_counter() - start:.1f} s",
     )
     trained = trainer.train([batch])
+    if trained["skipped_steps"] and state.scaler is None:
+        raise FloatingPointError("--check: the loss or its gradient is not finite")
     _say(
         world,
         "training",

@@ -20,6 +20,7 @@ class Logbook:
     """
 
     def __init__(self, output_dir: Path, settings: dict, start_epoch: int) -> None:
+        remove_leftovers(output_dir)
         self.log, self.settings = output_dir / "log.txt", settings
         kept = [line for line in read_log(self.log) if line["epoch"] < start_epoch] if self.log.exists() else []
         lines = "".join(json.dumps(line) + "\n" for line in kept)
@@ -68,7 +69,6 @@ def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = Fals
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
-        remove_leftovers(output_dir)
     except OSError as error:
         raise ValueError(f"--output_dir {output_dir}: can't be written ({error.strerror})") from None
     holds_run = (log.exists() and read_log(log)) or (output_dir / "checkpoint.pth").exists()

@@ -111,8 +111,8 @@ def check_teacher(args: argparse.Namespace) -> None:
         check_known("--teacher-model", args.teacher_model, list_models())
 
 
-def build_teacher(args: argparse.Namespace) -> nn.Module:
-    """The trained model that flags name, timm's or ours, ready to teach.
+def build_teacher(args: argparse.Namespace, device: torch.device) -> nn.Module:
+    """The trained model that flags name, timm's or ours, ready to teach on a device.
 
     Raises:
         ValueError: Its weights don't fit, or it can't take such images.
@@ -124,9 +124,9 @@ def build_teacher(args: argparse.Namespace) -> nn.Module:
     weights = checkpoint_filter_fn(saved, teacher) if ours else saved["model"]
     checkpoint.check_fit(teacher, weights, f"--teacher-path {args.teacher_path}")
     teacher.load_state_dict(weights)
-    teacher.eval().requires_grad_(False)
+    teacher.eval().requires_grad_(False).to(device)
     try:
-        teacher(torch.zeros(1, 3, *args.input_size))
+        teacher(torch.zeros(1, 3, *args.input_size, device=device))
     except Exception as error:  # each model has its own way to refuse a size
         raise ValueError(f"--teacher-model {args.teacher_model}: no images of {args.input_size}: {error}") from error
     return teacher

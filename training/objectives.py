@@ -9,8 +9,6 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.task import DistillationTeacher
 from torch import Tensor, nn
 
-DISTILLATION_TYPES = ("none", "soft", "hard")
-
 
 class Objective(Protocol):
     """Gives the loss, a scalar, of a model on images [B, C, H, W] with labels [B] or targets [B, classes]."""

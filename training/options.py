@@ -28,9 +28,7 @@ def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argpar
     Where it names another model, data set or strategy, nothing that hangs together with it is taken over; where it
     names one amount or plan of fusion, no other.
     """
-    unsaid, names = object(), [action.dest for action in parser._actions if action.default != argparse.SUPPRESS]
-    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, unsaid)))
-    said = {name for name, value in vars(args).items() if value is not unsaid}
+    args, said = parser.parse_args(argv), parser.said(argv)
     taken = {}
     for leader, group in RUN_SETTINGS.items():
         names_another = leader in said and getattr(args, leader) != settings.get(leader)
@@ -77,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if args.config:
-        args = parser.parse_args([*read_config(parser, args.config), *argv])
+        args = parser.parse_args([*read_config(parser, args.config, parser.said(argv)), *argv])
     args.mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     for wrong, message in contradictions(args):
         if wrong:
@@ -123,6 +121,15 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
             args.cosub and not (args.drop_path and args.train_mode),
             "--cosub: both sub-models are the same without --drop-path",
         ),
+        (
+            args.compile and args.scan_recompute,
+            "--compile: can't follow --scan-recompute, and keeps less for the backward pass itself",
+        ),
+        (
+            args.compile and args.if_random_cls_token_position,
+            "--compile: is for one order of tokens, not for --if_random_cls_token_position",
+        ),
+        (args.bce_loss and args.smoothing == 1, "--smoothing: of 1 leaves nothing to learn, with --bce-loss"),
         (args.eval and not args.resume, "--eval: needs the checkpoint to evaluate, --resume FILE"),
         (args.check and args.eval, "--check: is about training, --eval about a checkpoint; choose one"),
         (args.auto_resume and not args.output_dir, "--auto-resume: needs the run's --output_dir DIR"),
@@ -137,14 +144,19 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
     ]
 
 
-def read_config(parser: Parser, path: str) -> list[str]:
-    """A YAML file's flags and values as words of a command line; ends the program with one line if it is wrong."""
+def read_config(parser: Parser, path: str, said: set[str]) -> list[str]:
+    """A YAML file's flags and values, but those that the command line says itself, as words of a command line.
+
+    Ends the program with one line if they are wrong.
+    """
     import yaml  # comes with timm, and nothing else here needs it
 
     try:
-        settings = yaml.safe_load(Path(path).read_text())
+        # All values as they are written: YAML takes the strategy `no` for a false.
+        settings = yaml.load(Path(path).read_text(), yaml.BaseLoader)
         if not isinstance(settings, dict):
             raise ValueError("holds no flags with values")
-        return [word for name, value in settings.items() for word in parser.words(str(name), value)]
+        words = [(parser.meaning(name), parser.words(name, value)) for name, value in settings.items()]
+        return [word for meaning, some in words if meaning not in said for word in some]
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(f"argument --config: {path}: {error}")

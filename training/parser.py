@@ -56,10 +56,25 @@ class Parser(argparse.ArgumentParser):
         registered = {option.replace("_", "-"): option for option in self._option_string_actions}
         return registered.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else arg
 
+    def said(self, args: list[str]) -> set[str]:
+        """The names, as in the namespace, of what a command line says itself."""
+        unsaid, names = object(), [action.dest for action in self._actions if action.default != argparse.SUPPRESS]
+        namespace = self.parse_args(args, argparse.Namespace(**dict.fromkeys(names, unsaid)))
+        return {name for name, value in vars(namespace).items() if value is not unsaid}
+
+    def meaning(self, name: str) -> str | None:
+        """The name in the namespace that a flag sets."""
+        action = self._option_string_actions.get(self._spelling(f"--{name}"))
+        return action.dest if action else None
+
     def words(self, name: str, value: object) -> list[str]:
         """What a flag of this name, hyphens in front left out, and its value are on a command line.
 
-        True and False are for switches, a list is several values, None leaves the flag out.
+        Switches are `true` or `false`, a list is several values, `null` leaves the flag out.
+
+        Args:
+            name: A flag.
+            value: Text, or a list of texts.
 
         Raises:
             ValueError: There is no such flag, or it takes no such value.
@@ -68,16 +83,16 @@ class Parser(argparse.ArgumentParser):
         action = self._option_string_actions.get(flag)
         if action is None:
             raise ValueError(f"unknown {name}{nearest(flag, self._option_string_actions)}")
-        if isinstance(value, bool) != (action.nargs == 0):
-            raise ValueError(f"{name}: {'is true or false' if action.nargs == 0 else 'takes a value'}, not {value}")
-        if value is True:
-            return [flag]
-        if value is False:
-            return [f"--no-{flag[2:]}"] if isinstance(action, argparse.BooleanOptionalAction) else []
+        if value in ("null", "~", ""):
+            return []
+        if action.nargs == 0:
+            if value not in ("true", "false"):
+                raise ValueError(f"{name}: is true or false, not {value}")
+            others = [other for other in action.option_strings if other.startswith("--no-") != flag.startswith("--no-")]
+            return [flag] if value == "true" else others
         if isinstance(value, list) and action.nargs is not None:
-            return [flag, *map(str, value)]
-        values = value if isinstance(value, list) else [value]
-        return [] if value is None else [f"{flag}={','.join(map(str, values))}"]
+            return [flag, *value]
+        return [f"{flag}={','.join(value) if isinstance(value, list) else value}"]
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see --help)", program=self.prog)

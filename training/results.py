@@ -16,17 +16,20 @@ COLUMNS = (
     "peak_memory_mb",
     "training_memory_mb",
 )  # of log.txt, that tables need
-# What may differ between the seeds of one experiment: where a run was, how it was started, and on what day.
+PATHS = ("output_dir", "data_path", "config", "resume", "weights")  # where a run was, which no other machine has
+# What else may differ between the seeds of one experiment: how it was started, watched and loaded, and on what day.
 NOT_COMPARED = (
+    *PATHS,
     "seed",
-    "output_dir",
-    "data_path",
-    "config",
-    "resume",
     "auto_resume",
-    "weights",
+    "resume_anyway",
     "start_epoch",
     "save_steps",
+    "download",
+    "num_workers",
+    "log_images",
+    "log_wandb",
+    "wandb_project",
     "versions",
     "date",
 )
@@ -49,7 +52,7 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether every epoch is done."""
-        return len(self.epochs) >= self.settings["last_epoch"]
+        return bool(self.epochs) and self.epochs[-1]["epoch"] + 1 >= self.settings["last_epoch"]
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -140,11 +143,10 @@ def _read_file(path: Path) -> list[Run]:
 
 def write_runs(path: Path, runs: list[Run], about: dict) -> None:
     """Write runs into one file, which find_runs reads: a header and all that they logged, without paths."""
-    located = ("output_dir", "data_path", "config", "resume", "finetune", "teacher_path", "weights")
     plain = [
         {
             "name": run.name,
-            "settings": {name: value for name, value in run.settings.items() if name not in located},
+            "settings": _without(run.settings, PATHS),
             "epochs": run.epochs,
         }
         for run in runs
@@ -153,13 +155,26 @@ def write_runs(path: Path, runs: list[Run], about: dict) -> None:
 
 
 def by_experiment(runs: list[Run]) -> list[list[Run]]:
-    """Runs that differ in nothing but their seed, together, complete ones apart from the others; in order."""
+    """Runs that differ in nothing but their seed, together, complete ones apart from the others; in order.
+
+    Raises:
+        ValueError: One is there twice.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        compared = {name: value for name, value in run.settings.items() if name not in NOT_COMPARED}
+        compared = _without(run.settings, NOT_COMPARED)
         key = json.dumps([run.name, run.complete or len(run.epochs), compared], sort_keys=True)
-        groups.setdefault(key, []).append(run)
+        group = groups.setdefault(key, [])
+        if any(other.settings.get("seed") == run.settings.get("seed") for other in group):
+            raise ValueError(f"{run.name}: two runs with the same settings and seed {run.settings.get('seed')}")
+        group.append(run)
     return list(groups.values())
+
+
+def _without(settings: dict, names: tuple[str, ...]) -> dict:
+    """The settings but those; of files that a run started from, the name alone."""
+    files = {name: Path(settings[name]).name for name in ("finetune", "teacher_path") if settings.get(name)}
+    return {name: value for name, value in (settings | files).items() if name not in names}
 
 
 def baseline(runs: list[Run], among: list[list[Run]]) -> list[Run] | None:

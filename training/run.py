@@ -4,7 +4,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from engine import evaluate, train_one_epoch
 from fusion import pictures
 from models_mamba import VisionMamba
 from training import checkpoint
+from training.broken_images import SkipBroken
 from training.distributed import World
 from training.interruption import InterruptedTraining, Interruption
 from training.loaders import shared_out, test_loader, train_loader
@@ -29,7 +30,7 @@ from training.memory import PeakMemory
 from training.models import build_teacher
 from training.objectives import Classification, Cosub, Distillation, Objective
 from training.overview import describe_epoch
-from training.randomness import Draw, SeededImages
+from training.randomness import SeededImages
 from training.samplers import TrainSampler
 from training.state import TrainingState
 from training.steps import BadSteps, EpochSums
@@ -122,7 +123,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
                 save(state, output_dir, best=state.best_acc1 == record["test_acc1"])
                 if args.log_images and state.epoch % args.log_images == 0:
                     logbook.board.pictures(epoch, draw_first_image(state.model, trainer.test_set, world))
-                    logbook.board.images(epoch, "augmented", augmented_images(trainer.train_set, args.seed, epoch))
+                    logbook.board.images(epoch, "augmented", augmented_images(trainer.train_batches))
             if world.is_main:
                 print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
     if logbook:
@@ -159,20 +160,25 @@ def start_epoch(loader: DataLoader, state: TrainingState) -> None:
 
 def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dict[str, Figure]:
     """What fusion does to the first test image, as figures by name."""
-    image, _ = next(iter(test_set))
+    image, _ = next(sample for sample in test_set if sample is not None)
     return pictures.draw_all(model, image.to(world.device), pictures.three_depths(model))
 
 
-def augmented_images(train_set: Dataset, seed: int, epoch: int, count: int = 16) -> Tensor:
-    """Training images of an epoch as the model sees them before any are mixed, in values from 0 to 1."""
-    if isinstance(train_set, IterableDataset):
-        samples = itertools.islice(iter(train_set), count)
-    else:
-        seeded = SeededImages(train_set)
-        samples = (seeded[Draw(index, (seed, epoch, index))] for index in range(min(count, len(train_set))))
-    images = torch.stack([sample[0] for sample in samples if sample is not None])
+def augmented_images(batches: DataLoader, count: int = 16) -> Tensor:
+    """The first training images of the epoch, as augmented and before any are mixed, in values from 0 to 1."""
+    samples = batches.dataset if isinstance(batches.dataset, IterableDataset) else _drawn(batches)
+    images = torch.stack([image for image, _ in itertools.islice(samples, count)])
     mean, std = (images.new_tensor(c).view(1, -1, 1, 1) for c in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (images * std + mean).clamp(0, 1)
+
+
+def _drawn(batches: DataLoader) -> Iterator[tuple[Tensor, int]]:
+    """The samples of the epoch's order that can be read, without counting the others."""
+    dataset = batches.dataset.dataset
+    seeded = SeededImages(dataset.dataset if isinstance(dataset, SkipBroken) else dataset)
+    for draw in batches.sampler:
+        with suppress(OSError):
+            yield seeded[draw]
 
 
 def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:
@@ -189,7 +195,7 @@ def build_objective(args: argparse.Namespace, world: World) -> Objective:
         return Cosub(criterion, create_criterion(True, 0.0, args.bce_loss), args.bce_loss)
     if args.distillation_type == "none":
         return Classification(criterion)
-    teacher = DistillationTeacher(build_teacher(args)).to(world.device)
+    teacher = DistillationTeacher(build_teacher(args, world.device)).to(world.device)
     return Distillation(
         criterion, teacher, args.distillation_type == "hard", args.distillation_alpha, args.distillation_tau
     )

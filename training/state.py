@@ -173,4 +173,5 @@ def load_plateau(scheduler: PlateauLRScheduler, saved: dict) -> None:
     for name in PLATEAU_COUNTS:
         setattr(scheduler.lr_scheduler, name, saved["counts"][name])
     scheduler.restore_lr = saved["restore_lr"]
-    scheduler.update_groups(saved["lr"])
+    for group, rate in zip(scheduler.optimizer.param_groups, saved["lr"], strict=True):
+        group["lr"] = rate

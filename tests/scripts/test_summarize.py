@@ -128,6 +128,39 @@ def test_runs_in_one_file_give_the_same_table(tmp_path):
     assert str(tmp_path) not in file.read_text()
 
 
+def test_saved_runs_and_others_are_one_experiment(tmp_path):
+    write_run(tmp_path / "first" / "no-seed0", finetune="/here/weights.pth", teacher_path="/here/teacher.pth")
+    write_run(tmp_path / "later" / "no-seed1", seed=1, finetune="weights.pth", teacher_path="/there/teacher.pth")
+    write_run(tmp_path / "later" / "no-seed2", seed=2, finetune="others.pth", teacher_path="/there/teacher.pth")
+    summarize(tmp_path / "first", "--save", tmp_path / "runs.json")
+    assert "/here" not in (tmp_path / "runs.json").read_text()
+    assert [row["seeds"] for row in table(tmp_path / "runs.json", tmp_path / "later")] == ["2", "1"]
+
+
+def test_a_run_given_twice_is_no_second_seed(tmp_path):
+    write_run(tmp_path / "no-seed0")
+    code, _, err = summarize(tmp_path, tmp_path)
+    assert code == 1
+    assert "no: two runs with the same settings and seed 0" in err
+
+
+def test_a_run_that_started_later_is_complete_at_its_last_epoch(tmp_path):
+    write_run(tmp_path / "run", accuracies=[1.0, 2.0], epochs=2)
+    log = tmp_path / "run" / "log.txt"
+    log.write_text(log.read_text().splitlines()[1] + "\n")
+    (run,) = find_runs(tmp_path)
+    assert run.complete
+
+
+def test_memory_that_could_not_be_measured_is_not_compared(tmp_path):
+    write_run(tmp_path / "plain")
+    log = tmp_path / "plain" / "log.txt"
+    lines = [json.loads(line) | {"training_memory_mb": 0.0} for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (row,) = table(tmp_path)
+    assert (row["x time"], row["x memory"]) == ("1.00", "")
+
+
 def test_markdown_and_latex(tmp_path):
     write_run(tmp_path / "my_run")
     _, out, _ = summarize(tmp_path)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAPER = ("cifar100_vim_tiny", "cifar100_vim_small", "imagenet_vim_tiny")
 STRATEGIES = ["no", "all", "interleaved", "lower", "upper"]
 # Stands for the environment's interpreter: notes how it was called, one line a call.
-RECORDER = '#!/bin/sh\necho "$@" >> calls\n'
+RECORDER = '#!/bin/sh\n[ "$1" != -c ] || { echo 1; exit; }\necho "$@" >> calls\n'
 
 
 def make_house(folder, python):
@@ -77,7 +77,11 @@ def test_the_papers_settings_and_matched_budgets(house, script):
 
 
 def test_one_strategy_and_flags_that_win(house):
-    ((_, flags),) = trainings(house, "cifar100_vim_tiny", "upper", "--", "--epochs", "7", "--lr", "1e-3")
+    flags = ("upper", "--", "--epochs", "7", "--lr", "1e-3")
+    result = start(house, "cifar100_vim_tiny", *flags)
+    assert result.returncode == 2
+    assert "OUTPUT=" in result.stderr
+    ((_, flags),) = trainings(house, "cifar100_vim_tiny", *flags, OUTPUT="trial")
     args = get_args_parser().parse_args(flags)
     assert (args.fusion_strategy, args.epochs, args.lr) == ("upper", 7, 1e-3)
 
@@ -101,6 +105,17 @@ def test_the_cpu_table_has_two_seeds_and_upper_at_two_budgets(house):
     runs = [flags for _, flags in trainings(house, "fmnist_cpu", "table")]
     assert [sum(plan_of(flags, 12)) for flags in runs] == [0, 36, 36, 36, 36, 18] * 2
     assert [get_args_parser().parse_args(flags).seed for flags in runs] == [0] * 6 + [1] * 6
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_training_once(tmp_path):
+    house = make_house(tmp_path, SAVER.replace("TERM", "TERM INT"))
+    process = subprocess.Popen(
+        ["bash", house / "scripts" / "fmnist_cpu.sh", "table"], cwd=house, start_new_session=True
+    )
+    wait_for(house / "started")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 143
+    assert (house / "calls").read_text().splitlines()[1:] == ["saved"]
 
 
 @pytest.mark.parametrize("arguments", [(), ("uper",), ("",), ("upper", "--epochs", "3"), ("upper", "lower")])

@@ -42,6 +42,14 @@ def test_they_are_skipped_named_and_counted(broken, tmp_path, capfd, workers):
     assert sum("val/dark/1.png" in line for line in skipped) == 2
 
 
+def test_pictures_pass_over_them_uncounted(broken, tmp_path):
+    first = broken / "val" / "bright" / "0.png"
+    first.write_text("no image")
+    flags = ("--batch-size", 4, "--epochs", 2, "--num_workers", 0, "--log-images", 1)
+    run(broken, *flags, "--fusion-strategy", "all", "--fusion-token", 2, "--output_dir", tmp_path / "out")
+    assert [line["skipped_images"] for line in read_log(tmp_path / "out" / "log.txt")] == [2, 2]
+
+
 def test_a_batch_without_any_image_ends_the_run(broken, capfd):
     for path in (broken / "train").rglob("*.png"):
         path.write_text("no image")

@@ -213,7 +213,10 @@ def test_a_file_of_flags_and_flags_on_top(tmp_path):
         model-ema: false
         no_amp: true
         auto-resume: false
+        no-repeated-aug: false
+        pin-mem: null
         clip-grad: null
+        fusion-strategy: no
         fusion-plan: [0, 1, 2]
         sched: step
     """
@@ -221,14 +224,16 @@ def test_a_file_of_flags_and_flags_on_top(tmp_path):
     assert (args.batch_size, args.lr, args.opt_betas, args.input_size) == (4, 1e-3, [0.9, 0.95], (8, 16))
     assert (args.model_ema, args.amp, args.auto_resume, args.clip_grad) == (True, False, False, None)
     assert (args.fusion_plan, args.sched) == ("0,1,2", "cosine")
+    assert (args.repeated_aug, args.pin_mem, args.fusion_strategy) == (True, True, "no")
     assert configured(tmp_path, text).model_ema is False
+    assert configured(tmp_path, text, "--if_amp").amp is True
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("batchsize: 6", "run.yaml: unknown batchsize, did you mean --batch-size"),
-        ("batch-size: true", "run.yaml: batch-size: takes a value, not True"),
+        ("batch-size: true", "'true' is no whole number"),
         ("no_amp: 3", "run.yaml: no_amp: is true or false, not 3"),
         ("batch-size: eight", "'eight' is no whole number"),
         ("- batch-size", "run.yaml: holds no flags"),
