@@ -1,6 +1,7 @@
 """Time whole training steps: with and without fusion, by the reference and the fastest scan, and the GEMMs alone.
 
     python scripts/bench_train.py --json results/bench_train.json
+    python scripts/bench_train.py --model vim_nano_patch4_32 --input-size 28 --fuse all:3 lower:6:6 upper:6:6
 
 A step is forward, loss, backward and AdamW on random images. All contenders run in one process and in turn; the table
 shows medians. The GEMMs are the model's matrix products, forward and backward, run alone at the same shapes.
@@ -11,7 +12,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
 import torch.nn.functional as F
@@ -26,21 +27,30 @@ from ssm.recompute import Recompute
 from training.overview import device_name, versions
 
 
+def plan(text: str, depth: int) -> tuple[int, ...]:
+    """The plan that STRATEGY, STRATEGY:R or STRATEGY:K:R says."""
+    strategy, *numbers = text.split(":")
+    *layer, tokens = map(int, numbers or [0])
+    return fusion.plan(strategy, depth, *(layer or [None]), tokens=tokens)
+
+
 class Contender:
     """One way to train the model, and the times of its steps."""
 
     def __init__(
         self,
         args: argparse.Namespace,
-        tokens: int = 0,
+        fuse: str = "no",
         backend: str = "auto",
         recompute: bool = False,
         checkpointing: bool = False,
         compiled: bool = False,
     ) -> None:
         torch.manual_seed(0)
-        self.model = create_model(args.model, num_classes=100)
-        fusion.inject(self.model, (tokens,) * len(self.model.layers))
+        size = {"img_size": args.input_size} if args.input_size else {}
+        self.model = create_model(args.model, num_classes=100, **size)
+        self.plan = plan(fuse, len(self.model.layers))
+        fusion.inject(self.model, self.plan)
         self.model.set_scan_recompute(recompute)
         self.model.set_grad_checkpointing(checkpointing)
         self.run = torch.compile(self.model, fullgraph=True) if compiled else self.model
@@ -135,11 +145,31 @@ def fusion_seconds(contender: Contender) -> float:
     return total
 
 
+def build_contenders(args: argparse.Namespace) -> dict[str, Contender]:
+    """All that is measured, by name; ValueError for a plan that can't be."""
+    contenders = {
+        "reference scan": Contender(args, backend="reference"),
+        "no fusion": Contender(args),
+        "no fusion, recomputing the scan": Contender(args, recompute=True),
+        "no fusion, checkpointing layers": Contender(args, checkpointing=True),
+    }
+    if args.compile:
+        contenders["no fusion, compiled"] = Contender(args, compiled=True)
+    return contenders | {f"fusing {text}": Contender(args, fuse=text) for text in args.fuse}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vim_tiny_patch16_224")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=7, help="tokens to fuse after every layer (default: 7)")
+    parser.add_argument("--input-size", type=int, help="pixels; the model's own if not given")
+    parser.add_argument(
+        "--fuse",
+        nargs="+",
+        default=["all:7"],
+        metavar="STRATEGY[:K]:R",
+        help="what fuses: a strategy, its layer if it has one, and tokens a layer (default: all:7)",
+    )
     parser.add_argument("--runs", type=int, default=7, help="counted steps of every contender (default: 7)")
     parser.add_argument("--reference-runs", type=int, default=2, help="counted steps of the reference (default: 2)")
     parser.add_argument(
@@ -147,16 +177,11 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    contenders = {
-        "reference scan": Contender(args, backend="reference"),
-        "no fusion": Contender(args),
-        "no fusion, recomputing the scan": Contender(args, recompute=True),
-        "no fusion, checkpointing layers": Contender(args, checkpointing=True),
-        f"fusing {args.tokens} after every layer": Contender(args, tokens=args.tokens),
-    }
-    if args.compile:
-        contenders["no fusion, compiled"] = Contender(args, compiled=True)
-    plain, fused = contenders["no fusion"], contenders[f"fusing {args.tokens} after every layer"]
+    try:
+        contenders = build_contenders(args)
+    except ValueError as error:
+        parser.error(str(error))
+    plain, fused = contenders["no fusion"], contenders[f"fusing {args.fuse[0]}"]
     device = device_name(torch.device("cpu"))
     scan = ssm.pick("cpu").name
     print(f"{args.model}, batch {args.batch_size}, fp32, {scan} scan, {device}, PyTorch {torch.__version__}")
@@ -174,19 +199,23 @@ def main() -> None:
     }
     for name, contender in contenders.items():
         rows[name]["kept_mib"] = kept_mib(contender)
+        rows[name]["mean_tokens"] = mean(fusion.token_counts(contender.plan, plain.model.pos_embed.shape[1])[:-1])
     gemm_ms, fusion_ms = 1000 * median(products[1:]), 1000 * median(fusing[1:])
     gigaflops = sum(6 * n * i * o for n, i, o in shapes) / gemm_ms / 1e6
 
-    print("\n| | ms a step | images/s | times no fusion | kept MiB |\n| --- | --- | --- | --- | --- |")
+    print("\n| | ms a step | x no fusion | x tokens | images/s | kept MiB |\n| --- | --- | --- | --- | --- | --- |")
     for name, row in rows.items():
-        times = row["ms"] / rows["no fusion"]["ms"]
-        print(f"| {name} | {row['ms']:.0f} | {row['images_per_second']:.1f} | {times:.2f} | {row['kept_mib']:.0f} |")
+        times, tokens = (row[column] / rows["no fusion"][column] for column in ("ms", "mean_tokens"))
+        print(
+            f"| {name} | {row['ms']:.0f} | {times:.2f} | {tokens:.2f} | {row['images_per_second']:.1f} "
+            f"| {row['kept_mib']:.0f} |"
+        )
     print(
         f"\nGEMMs alone: {gemm_ms:.0f} ms ({gigaflops:.0f} GFLOP/s); a step without fusion takes "
         f"{rows['no fusion']['ms'] / gemm_ms:.2f} times that."
     )
-    share = 100 * fusion_ms / rows[f"fusing {args.tokens} after every layer"]["ms"]
-    print(f"Matching and merging: {fusion_ms:.1f} ms, {share:.1f} % of a step.")
+    share = 100 * fusion_ms / rows[f"fusing {args.fuse[0]}"]["ms"]
+    print(f"Matching and merging, {args.fuse[0]}: {fusion_ms:.1f} ms, {share:.1f} % of a step.")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         figures = {"model": args.model, "batch_size": args.batch_size, "device": device, "backend": scan, **versions()}

@@ -157,6 +157,7 @@ def draw(experiments: list[list[Run]]) -> Figure:
     for axis, (x, y) in zip(axes.flat, labels, strict=True):
         axis.set(xlabel=x, ylabel=y)
         axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=x == "epoch")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=9)
     return figure
 

@@ -155,7 +155,7 @@ def write_runs(path: Path, runs: list[Run], about: dict) -> None:
 
 
 def by_experiment(runs: list[Run]) -> list[list[Run]]:
-    """Runs that differ in nothing but their seed, together, complete ones apart from the others; in order.
+    """Runs that differ in nothing but their seed, together, complete ones apart from the others; no fusion first.
 
     Raises:
         ValueError: One is there twice.
@@ -168,7 +168,7 @@ def by_experiment(runs: list[Run]) -> list[list[Run]]:
         if any(other.settings.get("seed") == run.settings.get("seed") for other in group):
             raise ValueError(f"{run.name}: two runs with the same settings and seed {run.settings.get('seed')}")
         group.append(run)
-    return list(groups.values())
+    return sorted(groups.values(), key=lambda group: fused(group[0]) > 0)
 
 
 def _without(settings: dict, names: tuple[str, ...]) -> dict:

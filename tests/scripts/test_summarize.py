@@ -55,7 +55,7 @@ def table(*arguments):
 def test_a_row_for_every_run(tmp_path):
     write_run(tmp_path / "plain", accuracies=[90.5, 80.0])
     write_run(tmp_path / "fused", "upper", [17, 17, 9], [70.0, 75.0], fusion_layer=1, seconds=2.1)
-    fused, plain = table(tmp_path)
+    plain, fused = table(tmp_path)
     assert plain == {
         "run": "plain",
         "strategy": "no",
@@ -81,7 +81,7 @@ def test_a_row_for_every_run(tmp_path):
 def test_tokens_say_what_time_should_be(tmp_path):
     write_run(tmp_path / "plain", tokens=[20, 20, 20])
     write_run(tmp_path / "fused", "all", [20, 10, 5])
-    fused, plain = table(tmp_path)
+    plain, fused = table(tmp_path)
     assert (fused["x tokens"], plain["x tokens"]) == ("0.75", "1.00")  # layers have 20 and 10
 
 
@@ -114,7 +114,7 @@ def test_what_is_not_finished_is_marked_and_not_averaged(tmp_path):
 def test_nothing_to_compare_with_leaves_cells_empty(tmp_path):
     write_run(tmp_path / "fused", "all", [17, 17, 9])
     write_run(tmp_path / "plain", model="another")
-    fused, _ = table(tmp_path)
+    _, fused = table(tmp_path)
     assert fused["x time"] == fused["x memory"] == fused["x tokens"] == ""
 
 
@@ -159,6 +159,12 @@ def test_memory_that_could_not_be_measured_is_not_compared(tmp_path):
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (row,) = table(tmp_path)
     assert (row["x time"], row["x memory"]) == ("1.00", "")
+
+
+def test_the_readme_shows_what_was_measured():
+    code, out, err = summarize(ROOT / "results" / "fmnist_cpu.json")
+    assert code == 0, err
+    assert out in (ROOT / "README.md").read_text()
 
 
 def test_markdown_and_latex(tmp_path):
