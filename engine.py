@@ -75,14 +75,13 @@ def train_one_epoch(
     memory.reset()
     sums = EpochSums() if sums is None else sums
     last_loss = last_norm = math.nan
-    rate = _rate(optimizer)
     progress = Progress(loader, f"epoch {epoch}", world.is_main, done=sums.steps)
     waiting_since = time.perf_counter()
     start = waiting_since - sums.seconds
     for images, labels in progress:
         sums.data_seconds += time.perf_counter() - waiting_since
         seed_all(seed, epoch, sums.steps, world.rank)
-        rate = _rate(optimizer)
+        sums.rate = max(group["lr"] for group in optimizer.param_groups)
         images = images.to(world.device, non_blocking=True)
         targets = labels.to(world.device, non_blocking=True)
         if mixup is not None:
@@ -118,11 +117,11 @@ def train_one_epoch(
                 what = f"the gradient norm is {norm}" if loss_is_finite else f"the loss is {loss_value}"
                 raise FloatingPointError(
                     f"epoch {epoch}, step {sums.steps}: {what}; the last good step had loss {last_loss:.4f}, "
-                    f"gradient norm {last_norm:.4g}, learning rate {rate:.3g}"
+                    f"gradient norm {last_norm:.4g}, learning rate {sums.rate:.3g}"
                 )
 
         sums.steps += 1
-        progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {rate:.3g}"
+        progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {sums.rate:.3g}"
         waiting_since = time.perf_counter()
         sums.seconds = waiting_since - start
         after_step()
@@ -137,7 +136,7 @@ def train_one_epoch(
         "train_loss": loss_sum / max(images_seen, 1),
         "train_grad_norm": sums.norm / max(sums.norms, 1),
         "skipped_steps": sums.skipped,
-        "lr": rate,
+        "lr": sums.rate,
         "train_seconds": seconds,
         "data_seconds": data_seconds,
         "images_per_second": images_seen / seconds,
@@ -162,11 +161,6 @@ def _parts(images: Tensor, targets: Tensor, count: int) -> Iterator[tuple[tuple[
     parts = zip(images.tensor_split(count), targets.tensor_split(count), strict=True)
     for number, part in enumerate(parts, start=1):
         yield part, number == count
-
-
-def _rate(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate; under layer-wise decay, the largest."""
-    return max(group["lr"] for group in optimizer.param_groups)
 
 
 def _update(

@@ -58,6 +58,7 @@ def make_args(**changes):
         eval_crop_ratio=0.875,
         inat_category="name",
         download=False,
+        grad_accum_steps=1,
         nb_classes=None,
         seed=0,
         batch_size=2,

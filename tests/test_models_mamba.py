@@ -336,14 +336,14 @@ def test_a_trace_follows_a_random_order():
         model(images())
     first = trace.before[0]
     for b in range(2):
-        assert torch.equal(first.hidden[b, first.source[b]], usual.hidden[b, usual.source[b]])
+        assert torch.equal(first.residual[b, first.source[b]], usual.hidden[b, usual.source[b]])
 
 
 @pytest.mark.parametrize("train_mode", [True, False])
 def test_layers_are_computed_again_whenever_there_is_a_backward_pass(train_mode):
     model, calls = small().train(train_mode), []
     model.set_grad_checkpointing()
-    model.layers[0].mixer.register_forward_hook(lambda *_: calls.append(1))
+    model.layers[0].mixer.register_forward_pre_hook(lambda *_: calls.append(1))
     model(images()).sum().backward()
     assert len(calls) == 2
     with torch.no_grad():

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # step, which takes two batches.
 FLAGS = (
     "--model vim_pico_patch2_8 --data-set DIGITS --batch-size 32 --grad-accum-steps 2 --drop-path 0.2 --drop 0.1"
-    " --num_workers 1 --sched-on-updates --warmup-epochs 1"
+    " --num_workers 1 --sched-on-updates"
 ).split()
 
 
@@ -228,7 +228,7 @@ def test_the_newest_good_checkpoint_is_taken(whole, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        (("--batch-size", 32), "--batch-size was 64 and is 32"),
+        (("--batch-size", 16), "--batch-size was 32 and is 16"),
         (("--seed", 5), "--seed was 0 and is 5"),
         (("--fusion-strategy", "all", "--fusion-token", 1), "the fusion plan's tokens was (17, 17"),
         (("--data-set", "FMNIST", "--input-size", 8), "--data-set was DIGITS and is FMNIST"),
