@@ -110,7 +110,10 @@ def test_the_cpu_table_has_two_seeds_and_upper_at_two_budgets(house):
 def test_ctrl_c_in_a_terminal_reaches_the_training_once(tmp_path):
     house = make_house(tmp_path, SAVER.replace("TERM", "TERM INT"))
     process = subprocess.Popen(
-        ["bash", house / "scripts" / "fmnist_cpu.sh", "table"], cwd=house, start_new_session=True
+        ["bash", house / "scripts" / "fmnist_cpu.sh", "table"],
+        cwd=house,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run where it is ignored
     )
     wait_for(house / "started")
     os.killpg(process.pid, signal.SIGINT)
@@ -139,7 +142,7 @@ SAVER = (
     + """
 trap 'sleep 1; echo saved >> calls; exit 143' TERM
 touch started
-while :; do sleep 0.1; done
+for second in $(seq 60); do sleep 0.1; sleep 0.9; done
 """
 )
 
