@@ -180,6 +180,17 @@ def test_a_rank_that_dies_ends_the_job_which_then_goes_on(whole_two, tmp_path):
     assert_same_end(tmp_path, whole_two, processes=2)
 
 
+def test_torchrun_starts_the_processes_again(whole_two, tmp_path, monkeypatch):
+    # Restarted processes would find the addresses of the dead ones in a store that all attempts share.
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    process = start(tmp_path, *TWO, "--auto-resume", launcher=(*TORCHRUN, "--max-restarts=1"))
+    wait_for_steps(process)
+    time.sleep(1)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    finish(process)
+    assert_same_end(tmp_path, whole_two, processes=2)
+
+
 def test_a_signal_to_the_launcher_saves_too(whole_two, tmp_path):
     process = start(tmp_path, *TWO[:2], "--auto-resume", launcher=TORCHRUN)
     wait_for_steps(process)
