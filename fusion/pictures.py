@@ -25,13 +25,18 @@ def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str
         layers: After which layers to draw the groups.
     """
     record = traced(model, image.unsqueeze(0))
-    mean, std = (torch.tensor(model.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
-    shown = (image.cpu() * std + mean).clamp(0, 1)
+    shown = denormalised(model, image)
     return {
         "groups": draw_groups(shown, record, layers, model.patch_embed.grid_size),
         "similarity": draw_similarity(record),
         "tokens": draw_counts({"": record.tokens}),
     }
+
+
+def denormalised(model: nn.Module, images: Tensor) -> Tensor:
+    """What images [..., 3, H, W], normalised for a model, look like: on the CPU, in values from 0 to 1."""
+    mean, std = (torch.tensor(model.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    return (images.cpu() * std + mean).clamp(0, 1)
 
 
 def three_depths(model: nn.Module) -> list[int]:

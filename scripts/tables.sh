@@ -7,8 +7,8 @@
 #   OUTPUT   where the runs go, each in a directory of its own: output/TABLE/NAME-seedS
 #   SEEDS    one run of each row for every seed
 # Flags after -- go to main.py and come last, so they win; such runs are others than the table's, so OUTPUT must say where
-# they go. A run goes on where it stopped, or is left alone if it is done:
-# the same command starts the table and finishes it after an interruption.
+# they go. A run goes on where it stopped, or is left alone if it is done: the same command starts the table and finishes
+# it after an interruption.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -22,6 +22,7 @@ from torch.utils.data import IterableDataset
 import datasets
 import main
 import models_mamba
+from fusion import pictures
 from models_mamba import VisionMamba
 from training import run as run_module
 from training.distributed import World
@@ -406,7 +407,7 @@ def test_images_in_tensorboard_are_as_augmented(images):
     args = parse_args(["--data-set", "FOLDER", "--data-path", str(images), "--input-size", "8", *PLAIN])
     train_set, _ = datasets.build_dataset(True, args)
     batches = train_loader(train_set, args, CPU)
-    shown = run_module.augmented_images(batches)
+    shown = pictures.denormalised(main.new_model(args), run_module.augmented_images(batches))
     assert shown.shape == (16, 3, 8, 8)
     path = train_set.images[next(iter(batches.sampler)).index]
     np.testing.assert_allclose(shown[0], np.asarray(Image.open(path)).transpose(2, 0, 1) / 255, atol=1e-6)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
+from timm.data import Mixup
 from timm.task import DistillationTeacher
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -123,7 +123,8 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
                 save(state, output_dir, best=state.best_acc1 == record["test_acc1"])
                 if args.log_images and state.epoch % args.log_images == 0:
                     logbook.board.pictures(epoch, draw_first_image(state.model, trainer.test_set, world))
-                    logbook.board.images(epoch, "augmented", augmented_images(trainer.train_batches))
+                    images = augmented_images(trainer.train_batches)
+                    logbook.board.images(epoch, "augmented", pictures.denormalised(state.model, images))
             if world.is_main:
                 print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
     if logbook:
@@ -165,11 +166,9 @@ def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dic
 
 
 def augmented_images(batches: DataLoader, count: int = 16) -> Tensor:
-    """The first training images of the epoch, as augmented and before any are mixed, in values from 0 to 1."""
+    """The first training images of the epoch, as augmented and before any are mixed: [count, 3, H, W]."""
     samples = batches.dataset if isinstance(batches.dataset, IterableDataset) else _drawn(batches)
-    images = torch.stack([image for image, _ in itertools.islice(samples, count)])
-    mean, std = (images.new_tensor(c).view(1, -1, 1, 1) for c in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    return (images * std + mean).clamp(0, 1)
+    return torch.stack([image for image, _ in itertools.islice(samples, count)])
 
 
 def _drawn(batches: DataLoader) -> Iterator[tuple[Tensor, int]]:
