@@ -6,8 +6,8 @@
 
 Runs that differ in nothing but the seed are one row, mean ± standard deviation. Seconds are those of training an epoch:
 the median of a run's epochs, so that a slow moment of the machine doesn't count; memory is the largest of any epoch.
-"x time" and "x memory" compare with the run that fuses nothing, "x tokens" is what they should be: the mean number of
-tokens in a layer, against that run's. A row of "2 of 3" epochs is not finished.
+"x time" and "x memory" compare with the run of the same seed that fuses nothing; "x tokens", the mean number of tokens
+in a layer against that run's, is what they should be. A row of "2 of 3" epochs is not finished.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fusion.pictures import PALETTE
-from training.results import Run, Spread, baseline, by_experiment, find_runs, fused, write_runs
+from training.results import Run, Spread, baseline, by_experiment, find_runs, fused, strategy, write_runs
 
 PLACES = {"top-1 %": 2, "best top-1 %": 2, "s / epoch": 1, "x time": 2, "x memory": 2, "x tokens": 2}
 
@@ -74,7 +74,7 @@ def row(runs: list[Run], experiments: list[list[Run]]) -> dict[str, str]:
 
 
 def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[float]]:
-    """Each measured column's value of every run; ratios are to the mean of the runs that fuse nothing."""
+    """Each measured column's value of every run; ratios are to the run that fuses nothing of the same seed."""
     found = {
         "best top-1 %": [run.largest("test_acc1") for run in runs],
         "top-1 %": [run.epochs[-1]["test_acc1"] for run in runs],
@@ -83,21 +83,18 @@ def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[flo
         "peak MB": [run.largest("peak_memory_mb") for run in runs],
     }
     if plain:
-        seconds = Spread.of(run.seconds_per_epoch for run in plain).mean
-        memory = Spread.of(run.largest("training_memory_mb") for run in plain).mean
-        found["x time"] = [value / seconds for value in found["s / epoch"]]
-        if memory:  # 0 where the system can't reset its peak
-            found["x memory"] = [value / memory for value in found["training MB"]]
+        pairs = [(run, same_seed(run, plain)) for run in runs]
+        found["x time"] = [run.seconds_per_epoch / other.seconds_per_epoch for run, other in pairs]
+        if all(other.largest("training_memory_mb") for _, other in pairs):  # 0 where the system can't reset its peak
+            found["x memory"] = [
+                run.largest("training_memory_mb") / other.largest("training_memory_mb") for run, other in pairs
+            ]
     return found
 
 
-def strategy(run: Run) -> str:
-    """The strategy in words, with its layer."""
-    if run.settings.get("fusion_plan"):
-        return "plan"
-    name, layer = run.settings["fusion_strategy"], run.settings.get("fusion_layer")
-    where = {"upper": f" from {layer}", "lower": f" below {layer}"} if layer is not None else {}
-    return name + where.get(name, "")
+def same_seed(run: Run, among: list[Run]) -> Run:
+    """The one of the same seed, which most likely ran on the same day and revision; the first if there is none."""
+    return next((other for other in among if other.settings.get("seed") == run.settings.get("seed")), among[0])
 
 
 def spread(values: list[float], places: int) -> str:

@@ -14,8 +14,7 @@ import datasets
 import fusion
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
-from training.logbook import read_log
-from training.results import find_runs
+from training.results import find_runs, read_log
 
 FUZZ = settings(
     deadline=None,

@@ -13,7 +13,7 @@ import torch
 
 import main
 from training import run as run_module
-from training.logbook import read_log
+from training.results import read_log
 
 ROOT = Path(__file__).parents[1]
 # All that is random is on: augmentation, repeats, mixup, drop path; an average of the weights; a rate for each

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from training.results import Run, fused, strategy
+
 # How the names of each group's columns in log.txt end.
 GROUPS = {
     "accuracy": ("_acc1", "_acc5"),
@@ -16,19 +18,8 @@ GROUPS = {
     "time": ("_seconds", "_per_second"),
     "memory": ("_mb",),
 }
-# The settings that runs are compared by.
-COMPARED = (
-    "model",
-    "data_set",
-    "fusion_strategy",
-    "fusion_layer",
-    "epochs",
-    "global_batch",
-    "scaled_lr",
-    "weight_decay",
-    "drop_path",
-    "seed",
-)
+# The settings that runs are compared by, beside what fuses.
+COMPARED = ("model", "data_set", "epochs", "global_batch", "scaled_lr", "weight_decay", "drop_path", "seed")
 
 
 def tag(column: str) -> str:
@@ -93,14 +84,9 @@ class Board:
         self.writer.add_images(f"images/{name}", pixels, epoch)
         self.writer.flush()
 
-    def result(self, settings: dict, results: dict[str, float]) -> None:
-        """Add the row by which TensorBoard's table of hyperparameters compares this run with others."""
-        counts = settings.get("token_counts", (0, 0))
-        compared = {name: settings.get(name) for name in COMPARED} | {"fused": counts[0] - counts[-1]}
-        # A column holds one type in all runs, and a layer may be none.
-        plain = {
-            name: value if isinstance(value, int | float) and name != "fusion_layer" else str(value)
-            for name, value in compared.items()
-        }
-        self.writer.add_hparams(plain, {f"result/{name}": value for name, value in results.items()}, run_name=".")
+    def result(self, run: Run, results: dict[str, float]) -> None:
+        """Add the row by which TensorBoard's table of hyperparameters compares a finished run with others."""
+        # TensorBoard shows the first few columns by the alphabet until it is asked for more: what fuses is among them.
+        compared = {"fused": fused(run), "fusion": strategy(run)} | {name: run.settings[name] for name in COMPARED}
+        self.writer.add_hparams(compared, {f"result/{name}": value for name, value in results.items()}, run_name=".")
         self.writer.flush()

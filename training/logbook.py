@@ -4,10 +4,10 @@ import json
 import math
 import tempfile
 from pathlib import Path
-from statistics import median
 
 from training.board import Board
 from training.checkpoint import remove_leftovers, replace_file
+from training.results import Run, read_log
 
 
 class Logbook:
@@ -44,14 +44,14 @@ class Logbook:
 
     def finish(self) -> None:
         """Let TensorBoard compare the whole run with others."""
-        epochs = read_log(self.log)
+        run = Run(self.log.parent.name, self.settings, read_log(self.log))
         results = {
-            "top1": epochs[-1]["test_acc1"],
-            "best_top1": max(epoch["test_acc1"] for epoch in epochs),
-            "seconds_per_epoch": median(epoch["train_seconds"] for epoch in epochs),
-            "training_memory_mb": max(epoch["training_memory_mb"] for epoch in epochs),
+            "top1": run.epochs[-1]["test_acc1"],
+            "best_top1": run.largest("test_acc1"),
+            "seconds_per_epoch": run.seconds_per_epoch,
+            "training_memory_mb": run.largest("training_memory_mb"),
         }
-        self.board.result(self.settings, results)
+        self.board.result(run, results)
 
 
 def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = False) -> None:
@@ -78,22 +78,3 @@ def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = Fals
             f"--output_dir {output_dir}: holds a run already; "
             "continue it with --auto-resume or choose another directory"
         )
-
-
-def read_log(path: Path) -> list[dict]:
-    """The epochs of a log.txt, in order; a last line that a crash left half written is none.
-
-    Raises:
-        ValueError: Another line is not what Logbook writes.
-    """
-    lines = path.read_text(errors="replace").splitlines()
-    epochs = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            epoch = json.loads(line)
-            epochs.append(epoch | {"epoch": int(epoch["epoch"])})
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}: line {number} is no epoch of a run") from None
-    return epochs

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import NamedTuple
 
-from training.logbook import read_log
+from training.options import get_args_parser
 
 COLUMNS = (
     "epoch",
@@ -27,12 +27,37 @@ NOT_COMPARED = (
     "save_steps",
     "download",
     "num_workers",
+    "pin_mem",
+    "device",
+    "world_size",
+    "dist_url",
+    "local_rank",
     "log_images",
     "log_wandb",
     "wandb_project",
     "versions",
     "date",
 )
+
+# What must be alike for a run's time and memory to be compared with those of another one.
+COMPARABLE = (
+    "model",
+    "input_size",
+    "in_chans",
+    "data_set",
+    "epochs",
+    "batch_size",
+    "grad_accum_steps",
+    "processes",
+    "hardware",
+    "amp",
+    "amp_dtype",
+    "scan_backend",
+    "scan_recompute",
+    "grad_checkpointing",
+    "compile",
+)
+DEFAULTS = vars(get_args_parser().parse_args([]))  # of flags that are newer than a run
 
 
 @dataclass(frozen=True)
@@ -79,6 +104,25 @@ class Spread(NamedTuple):
     def of(cls, values: Iterable[float]) -> "Spread":
         values = list(values)
         return cls(mean(values), stdev(values) if len(values) > 1 else None)
+
+
+def read_log(path: Path) -> list[dict]:
+    """The epochs of a log.txt, in order; a last line that a crash left half written is none.
+
+    Raises:
+        ValueError: Another line is not what Logbook writes.
+    """
+    lines = path.read_text(errors="replace").splitlines()
+    epochs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            epoch = json.loads(line)
+            epochs.append(epoch | {"epoch": int(epoch["epoch"])})
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}: line {number} is no epoch of a run") from None
+    return epochs
 
 
 def read_run(directory: Path) -> Run:
@@ -162,7 +206,7 @@ def by_experiment(runs: list[Run]) -> list[list[Run]]:
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        compared = _without(run.settings, NOT_COMPARED)
+        compared = _without(DEFAULTS | run.settings, NOT_COMPARED)
         key = json.dumps([run.name, run.complete or len(run.epochs), compared], sort_keys=True)
         group = groups.setdefault(key, [])
         if any(other.settings.get("seed") == run.settings.get("seed") for other in group):
@@ -178,11 +222,13 @@ def _without(settings: dict, names: tuple[str, ...]) -> dict:
 
 
 def baseline(runs: list[Run], among: list[list[Run]]) -> list[Run] | None:
-    """The complete runs of the same model and data that fuse nothing, if there is one such experiment."""
-    shared = ("model", "input_size", "data_set", "batch_size", "processes", "epochs")
+    """The complete runs that fuse nothing and else are COMPARABLE, if there is one such experiment."""
+
+    def setting(run: Run, name: str) -> object:
+        return run.settings.get(name, DEFAULTS.get(name))
 
     def same(other: Run) -> bool:
-        return all(other.settings.get(name) == runs[0].settings.get(name) for name in shared)
+        return all(setting(other, name) == setting(runs[0], name) for name in COMPARABLE)
 
     plain = [group for group in among if group[0].complete and same(group[0]) and not fused(group[0])]
     return plain[0] if len(plain) == 1 else None
@@ -191,3 +237,12 @@ def baseline(runs: list[Run], among: list[list[Run]]) -> list[Run] | None:
 def fused(run: Run) -> int:
     """Tokens that fuse in all layers together."""
     return run.settings["token_counts"][0] - run.settings["token_counts"][-1]
+
+
+def strategy(run: Run) -> str:
+    """Its strategy in words, with its layer."""
+    if run.settings.get("fusion_plan"):
+        return "plan"
+    name, layer = run.settings["fusion_strategy"], run.settings.get("fusion_layer")
+    where = {"upper": f" from {layer}", "lower": f" below {layer}"} if layer is not None else {}
+    return name + where.get(name, "")

@@ -94,6 +94,34 @@ def test_seeds_are_one_row_with_their_deviation(tmp_path):
     assert (other["seeds"], other["top-1 %"]) == ("1", "50.00")
 
 
+def test_a_flag_that_is_newer_than_a_run_was_at_its_default(tmp_path):
+    write_run(tmp_path / "no-seed0")
+    write_run(tmp_path / "no-seed1", seed=1, compile=False)
+    write_run(tmp_path / "no-seed2", seed=2, compile=True)
+    assert [row["seeds"] for row in table(tmp_path)] == ["2", "1"]
+
+
+def test_ratios_are_to_the_run_of_the_same_seed(tmp_path):
+    for seed, slow in ((0, 1.0), (1, 2.0)):
+        write_run(tmp_path / f"plain-seed{seed}", seed=seed, seconds=4 * slow, epochs=1, accuracies=[90.0])
+        write_run(tmp_path / f"all-seed{seed}", "all", [17, 9], seed=seed, seconds=2 * slow, epochs=1, accuracies=[9.0])
+    assert [row["x time"] for row in table(tmp_path)] == ["1.00 \u00b1 0.00", "0.50 \u00b1 0.00"]
+
+
+def test_seeds_on_different_gpus_are_one_row(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"no-seed{seed}", seed=seed, device=f"cuda:{seed}", hardware="cuda (H100)")
+    assert [row["seeds"] for row in table(tmp_path)] == ["2"]
+
+
+@pytest.mark.parametrize("changed", [{"grad_checkpointing": True}, {"hardware": "another"}, {"amp": True}])
+def test_only_what_is_alike_is_compared(tmp_path, changed):
+    write_run(tmp_path / "plain")
+    write_run(tmp_path / "fused", "all", [17, 17, 9], **changed)
+    _, fused = table(tmp_path)
+    assert fused["x time"] == ""
+
+
 def test_one_value_has_no_deviation():
     assert Spread.of([3.0]) == (3.0, None)
     assert Spread.of([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))

@@ -8,7 +8,7 @@ import torch
 import main
 from training.broken_images import SkipBroken, collate_readable
 from training.distributed import World
-from training.logbook import read_log
+from training.results import read_log
 
 FLAGS = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --skip-bad-images".split()
 

@@ -5,7 +5,8 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.logbook import Logbook, open_directory, read_log
+from training.logbook import Logbook, open_directory
+from training.results import read_log
 
 
 def record(epoch):
