@@ -323,6 +323,18 @@ class VisionMamba(nn.Module):
             return intermediates
         return self._finish(tokens), intermediates
 
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what forward_intermediates doesn't need for these indices; returns them, each at least 0."""
+        take, last = feature_take_indices(len(self.layers), indices)
+        self.layers = self.layers[: last + 1]
+        if prune_norm:
+            self.norm_f = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take
+
     # the steps
 
     def _embed(self, images: Tensor, trace_source: bool = False) -> Tokens:

@@ -10,6 +10,7 @@ from fusion.cost import cost, flops
 from fusion.injection import TokenFusion, inject
 from fusion.matching import Matching, match
 from fusion.method import CHOICES, Method
+from fusion.onnx import onnx_translations
 from fusion.plans import SCHEDULES, STRATEGIES, format_counts, parse_plan, plan, token_counts, total_to_keep
 from fusion.tracing import Trace, redundancy, similarity, trace
 
@@ -26,6 +27,7 @@ __all__ = [
     "format_counts",
     "inject",
     "match",
+    "onnx_translations",
     "parse_plan",
     "plan",
     "redundancy",

@@ -21,7 +21,7 @@ def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str
 
     Args:
         model: With `layers`, `patch_embed.grid_size`, and the mean and std of its images in `default_cfg`.
-        image: As the model takes it, [3, H, W].
+        image: As the model takes it, [C, H, W].
         layers: After which layers to draw the groups.
     """
     record = traced(model, image.unsqueeze(0))
@@ -34,9 +34,11 @@ def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str
 
 
 def denormalised(model: nn.Module, images: Tensor) -> Tensor:
-    """What images [..., 3, H, W], normalised for a model, look like: on the CPU, in values from 0 to 1."""
+    """What images [..., C, H, W], normalised for a model, look like: [..., 3, H, W] on the CPU, from 0 to 1."""
     mean, std = (torch.tensor(model.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
-    return (images.cpu() * std + mean).clamp(0, 1)
+    if images.shape[-3] == 1:
+        mean, std = mean.mean(), std.mean()
+    return (images.cpu() * std + mean).clamp(0, 1).expand(*images.shape[:-3], 3, -1, -1)
 
 
 def three_depths(model: nn.Module) -> list[int]:

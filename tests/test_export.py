@@ -40,11 +40,12 @@ def test_an_exported_program_says_the_same(plan):
 
 
 @pytest.mark.usefixtures("_reference_scan")
-def test_onnx_says_the_same(tmp_path):
-    """Without fusion, whose stable sorting ONNX doesn't know."""
-    model, x = small_model(), images()
+@pytest.mark.parametrize("plan", [(0, 0), (3, 2)])
+def test_onnx_says_the_same(tmp_path, plan):
+    model, x = small_model(plan), images()
     path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
+    told = {"custom_translation_table": fusion.onnx_translations()} if any(plan) else {}
+    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False, **told)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: (x + 1).numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), model(x + 1), rtol=1e-4, atol=1e-5)

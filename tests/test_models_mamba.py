@@ -16,6 +16,7 @@ from models_mamba import VisionMamba, checkpoint_filter_fn, resize_pos_embed
 KEYS = json.loads((Path(__file__).parent / "golden" / "vim_state_dict_keys.json").read_text())
 PUBLISHED = [name for name in KEYS if name.startswith("vim_")]
 REGISTERED = timm.list_models(module="models_mamba")
+ONE_OF_EACH = [name for name in REGISTERED if name not in PUBLISHED]  # the published names have the same models
 SMALL = {"img_size": 16, "patch_size": 4, "depth": 3, "embed_dim": 16, "num_classes": 5}
 
 
@@ -40,18 +41,44 @@ def test_builds_with_timm(name):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=7)
     assert model.num_classes == 7
-    size = model.default_cfg["input_size"]
-    assert size[1:] == model.patch_embed.img_size
-    assert model.default_cfg["classifier"] == "head"
+    cfg = model.default_cfg
+    assert cfg["input_size"][1:] == model.patch_embed.img_size
+    assert model.get_submodule(cfg["first_conv"]).in_channels == 3
+    assert model.get_submodule(cfg["classifier"]).out_features == 7
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTERED if "224" not in name])
-def test_small_models_run_and_every_parameter_learns(name):
-    model = timm.create_model(name, num_classes=7)
-    logits = model(torch.randn(2, *model.default_cfg["input_size"]))
+def create(name, **kwargs):
+    """A model of its full depth and width, for images of at most 64 pixels, and two of them."""
+    size = min(64, timm.get_pretrained_cfg(name).input_size[-1])
+    torch.manual_seed(0)
+    return timm.create_model(name, img_size=size, **kwargs), torch.randn(2, 3, size, size)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_model_runs_and_every_parameter_learns(name):
+    model, x = create(name, num_classes=7)
+    logits = model(x)
     assert logits.shape == (2, 7)
     logits.square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_model_gives_features(name):
+    """timm's extractor keeps the layers that it needs, and finds what the whole model has after them."""
+    model, x = create(name, num_classes=0)
+    extractor, _ = create(name, features_only=True, out_indices=(0, 2))
+    extractor.model.load_state_dict(model.state_dict(), strict=False)
+    assert len(extractor.model.layers) == 3
+    assert extractor.feature_info.channels() == [model.embed_dim] * 2
+    assert extractor.feature_info.reduction() == [model.patch_embed.stride[0]] * 2
+    with torch.no_grad():
+        maps = extractor(x)
+        final, intermediates = model.forward_intermediates(x, indices=[0, 2])
+        torch.testing.assert_close(maps, intermediates)
+        assert {tuple(each.shape) for each in maps} == {(2, model.embed_dim, *model.patch_embed.grid_size)}
+        torch.testing.assert_close(model(x), model.forward_head(final, pre_logits=True))
+        assert model(x).shape == (2, model.num_features)
 
 
 def test_nano_has_about_half_a_million_parameters():

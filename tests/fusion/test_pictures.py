@@ -21,6 +21,13 @@ def model():
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
+def test_denormalised(model):
+    mean, std = (torch.tensor(model.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    torch.testing.assert_close(pictures.denormalised(model, (IMAGE - mean) / std), IMAGE)
+    grey = (IMAGE[:1] - mean.mean()) / std.mean()
+    torch.testing.assert_close(pictures.denormalised(model, grey[None]), IMAGE[None, :1].expand(1, 3, 8, 8))
+
+
 def test_groups_are_filled_by_their_mean(model):
     record = pictures.traced(model, IMAGE[None])
     figure = pictures.draw_groups(IMAGE, record, [0, 3], (4, 4))
