@@ -1,6 +1,6 @@
-"""Data sets by name, and the transforms of training and evaluation.
+"""Data sets by name.
 
-`build_dataset` and `build_transform` have DeiT's shape. A data set gives pairs of a float image [3, H, W] and an int
+`build_dataset` and `build_transform` have DeiT's shape. A data set gives pairs of a float image [C, H, W] and an int
 label; what cannot be read is a ValueError or FileNotFoundError of one line.
 """
 
@@ -11,7 +11,6 @@ import io
 import json
 import math
 import pickle
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,19 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
-from timm.data import create_dataset, create_transform
-from timm.data.auto_augment import NAME_TO_OP
-from timm.data.transforms import str_to_interp_mode
+from PIL import Image
+from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, ImageFolder
 from torchvision.datasets.folder import find_classes
-from torchvision.transforms import Compose, RandomChoice, RandomCrop, Resize
+from torchvision.transforms import Compose
+
+from training.transforms import build_transform
 
 TIMM_PREFIXES = ("torch", "wds", "tfds")
-SMALL = 32  # images up to this many pixels are padded and shifted: a random resized crop would leave too little
-NEVER_MIRRORED = {"digits", "mnist", "kmnist", "qmnist", "emnist", "svhn", "svhn_cropped"}  # a mirrored 2 is no digit
 DEBIAN_FMNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
 
 
@@ -82,78 +79,6 @@ def check_indexed(args: argparse.Namespace) -> None:
     """Check that single images can be asked for; ValueError for a stream."""
     if args.data_set.lower().startswith(("wds/", "tfds/")):
         raise ValueError(f"--data-set {args.data_set}: is a stream, of which no single images can be asked for")
-
-
-def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
-    """Build what turns an RGB image of any size into a tensor [3, H, W], for training or for evaluation.
-
-    `args.color_jitter` acts where `args.aa` is off or `args.ThreeAugment` on, and `args.eval_crop_ratio` above 32
-    pixels.
-
-    Args:
-        is_train: True to augment, unless `args.no_aug` says otherwise; False to evaluate.
-        args: The command line, with the sizes of `args.input_size` settled.
-
-    Raises:
-        ValueError: `args.eval_crop_ratio` is out of range, or timm does not understand a flag.
-    """
-    size = tuple(args.input_size)
-    small = max(size) <= SMALL
-    if not 0 < args.eval_crop_ratio <= 1:
-        raise ValueError(f"--eval-crop-ratio {args.eval_crop_ratio}: must be above 0 and at most 1")
-    if not is_train or args.no_aug:
-        crop = {"crop_mode": "squash", "crop_pct": 1.0} if small else {"crop_pct": args.eval_crop_ratio}
-        return create_transform(size, interpolation="bicubic", **crop)
-    policy = "3a" if args.ThreeAugment else args.aa
-    mirrored = NEVER_MIRRORED.isdisjoint(re.split("[/:]", args.data_set.lower()))
-    try:
-        transform = create_transform(
-            size,
-            is_training=True,
-            hflip=0.5 if mirrored else 0.0,
-            color_jitter=args.color_jitter,
-            auto_augment=None if policy in (None, "", "none", "None") else policy,
-            interpolation=args.train_interpolation,
-            re_prob=args.reprob,
-            re_mode=args.remode,
-            re_count=args.recount,
-        )
-    except (AssertionError, KeyError, ValueError) as error:
-        flags = f"--aa {args.aa} --train-interpolation {args.train_interpolation} --remode {args.remode}"
-        raise ValueError(f"{flags}: timm does not understand one of these ({error!r})") from error
-    if args.src:
-        transform.transforms[:1] = _simple_crop(size, args.train_interpolation)
-    elif small:
-        transform.transforms[:1] = _padded_crop(size, args.train_interpolation)
-    return transform
-
-
-def _padded_crop(size: tuple[int, int], interpolation: str) -> list[Callable]:
-    """Build the steps that resize to `size` and then shift by up to an eighth of it."""
-    height, width = size
-    return [_resize(size, interpolation), RandomCrop(size, padding=(width // 8, height // 8))]
-
-
-def _simple_crop(size: tuple[int, int], interpolation: str) -> list[Callable]:
-    """Build DeiT III's simple random crop (arXiv 2204.07118, section 3): resize the shorter side, pad by 4, crop."""
-    return [_resize(max(size), interpolation), RandomCrop(size, padding=min(4, min(size) - 1), padding_mode="reflect")]
-
-
-def _resize(size: int | tuple[int, int], interpolation: str) -> Callable:
-    modes = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
-    return RandomChoice([Resize(size, str_to_interp_mode(mode)) for mode in modes])
-
-
-def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """Keep the highest bits of each channel; 0 bits or fewer give a black image, 8 or more the image unchanged."""
-    if bits_to_keep <= 0:
-        return Image.new(image.mode, image.size)
-    return ImageOps.posterize(image, min(bits_to_keep, 8))
-
-
-# timm's default policies, that of --aa among them, at times ask Pillow to posterize to 0 bits. Newer Pillow refuses
-# that with a ValueError, which would end the training: so timm's table of operations gets a posterize that allows it.
-NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), posterize))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -379,8 +304,9 @@ def _inaturalist(is_train: bool, args: argparse.Namespace, year: int) -> Labelle
 
 def _timm(is_train: bool, args: argparse.Namespace) -> Dataset:
     """Build what timm makes of a prefixed name; wds and tfds give streams, which shuffle and share themselves out."""
-    batch_size = args.batch_size * (args.grad_accum_steps if is_train else 1)
-    stream = {} if args.data_set.lower().startswith("torch/") else {"seed": args.seed, "batch_size": batch_size}
+    stream = {}
+    if not args.data_set.lower().startswith("torch/"):
+        stream = {"seed": args.seed, "batch_size": args.batch_size * (args.grad_accum_steps if is_train else 1)}
     try:
         dataset = create_dataset(
             args.data_set,

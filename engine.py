@@ -43,7 +43,7 @@ def train_one_epoch(
     """Train on every batch of the loader once.
 
     Args:
-        model: Images [B, 3, H, W] to logits [B, classes]; wrapped for several processes where there are.
+        model: Images [B, C, H, W] to logits [B, classes]; wrapped for several processes where there are.
         objective: Gives the loss of a model on images and their targets.
         loader: Batches of images and labels [B]; those that are left, where sums has steps already.
         optimizer: Steps once a batch.
@@ -95,7 +95,7 @@ def train_one_epoch(
                 with _autocast(world.device, autocast):
                     loss = objective(model, *part) * (len(part[0]) / len(images))
                 if bad_steps.replace_losses:
-                    loss = loss.nan_to_num()
+                    loss = loss.nan_to_num(posinf=0.0, neginf=0.0)
                 loss_value += loss.item()
                 # Processes agree once a step, however many parts each has.
                 loss_is_finite = _is_finite_everywhere(loss_value, world) if last else math.isfinite(loss_value)
@@ -126,7 +126,7 @@ def train_one_epoch(
         sums.seconds = waiting_since - start
         after_step()
     if not sums.steps:
-        raise ValueError("the training data gave no batch")
+        raise OSError("the training data gave no batch")
 
     loss_sum, images_seen = all_reduce([sums.loss, sums.images], world)
     seconds, data_seconds, peak, training = all_reduce(
@@ -199,7 +199,7 @@ def evaluate(
     """Classify every image of the loader.
 
     Args:
-        model: Images [B, 3, H, W] to logits [B, classes], unwrapped.
+        model: Images [B, C, H, W] to logits [B, classes], unwrapped.
         loader: Batches of images and labels [B].
         world: This process among all.
         autocast: What mixed precision computes in; None for fp32.
@@ -227,7 +227,7 @@ def evaluate(
     if shared_out:
         loss_sum, top1, top5, images_seen = all_reduce([loss_sum, top1, top5, images_seen], world)
     if not images_seen:
-        raise ValueError("the test data gave no batch")
+        raise OSError("the test data gave no batch")
     return {
         "loss": loss_sum / images_seen,
         "acc1": 100 * top1 / images_seen,

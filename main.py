@@ -1,11 +1,11 @@
 """Train or evaluate Vision Mamba with token fusion.
 
-One process:        python main.py
-Two on a machine:   torchrun --nproc-per-node=2 main.py --data-set CIFAR --data-path ./datasets
-Two machines:       torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 main.py ...
-Fusing tokens:      python main.py --fusion-strategy upper --fusion-layer 3 --fusion-token 2
-A checkpoint:       python main.py --eval --resume output/checkpoint.pth
-Winning back:       python main.py --finetune output/checkpoint.pth --epochs 3 --fusion-strategy all --fusion-token 2
+One process:       python main.py
+Two processes:     torchrun --nproc-per-node=2 main.py --model vim_nano_patch4_32 --data-set CIFAR --data-path datasets
+Two machines:      torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 main.py ...
+Fusing tokens:     python main.py --fusion-strategy upper --fusion-layer 3 --fusion-token 2
+A checkpoint:      python main.py --eval --resume output/checkpoint.pth
+Winning back:      python main.py --finetune a.pth --epochs 3 --warmup-epochs 0 --fusion-strategy all --fusion-token 2
 """
 
 import argparse
@@ -34,7 +34,7 @@ from training import checkpoint
 from training.board import check_wandb, follow_with_wandb
 from training.broken_images import SkipBroken
 from training.check import check
-from training.distributed import World, be_deterministic, init_world, launched, main_process_first, relaunch
+from training.distributed import World, all_reduce, be_deterministic, init_world, launched, main_process_first, relaunch
 from training.loaders import shared_out, steps_per_epoch, test_loader
 from training.logbook import Logbook, open_directory
 from training.models import build_model, check_model, check_teacher, choose_trained, fuse, start_from
@@ -45,8 +45,11 @@ from training.steps import EpochSums
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+    args, saved = parse_args(argv), None
     try:
+        if args.eval:
+            saved = checkpoint.load(args.resume)
+            args = parse_args(argv, settings=saved.get("settings", {}))
         check_names(args)
         if args.world_size > 1 and not launched():
             relaunch(args.world_size, args.dist_url)
@@ -59,13 +62,13 @@ def main(argv: list[str] | None = None) -> None:
         if args.deterministic:
             be_deterministic()
         world = init_world(args.device)
-        ssm.pick(world.device.type)
+        check_scan(args, ssm.pick(world.device.type).name)
         keeps_log = args.output_dir and world.is_main and not args.eval
         args.processes = world.size
         if args.auto_resume:
             args.resume, saved = checkpoint.newest(Path(args.output_dir))
-        else:
-            saved = checkpoint.load(args.resume) if args.resume else None
+        elif args.resume and saved is None:
+            saved = checkpoint.load(args.resume)
         if keeps_log:
             open_directory(Path(args.output_dir), args.resume, args.auto_resume)
         train_set, test_set = build_data(args, world)
@@ -77,6 +80,8 @@ def main(argv: list[str] | None = None) -> None:
             model.load_state_dict(saved["model"])
         model.to(world.device)
         trainer = None if args.eval else build_trainer(args, world, model, saved, train_set, test_set)
+        if trainer:
+            check_same_start(trainer.state, world)
     except (ValueError, OSError) as error:
         fail(error, met_by="machine")
 
@@ -97,6 +102,9 @@ def main(argv: list[str] | None = None) -> None:
             train(trainer, logbook)
     except (FloatingPointError, OSError) as error:
         fail(last_line(error), code=1, met_by="one")
+    except torch.OutOfMemoryError as error:
+        less = "a smaller --batch-size, with --grad-accum-steps, or --grad-checkpointing needs less"
+        fail(f"{last_line(error)} ({less})", code=1, met_by="one")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -118,6 +126,14 @@ def check_names(args: argparse.Namespace) -> None:
         check_wandb()
     if args.skip_bad_images:
         datasets.check_indexed(args)
+
+
+def check_scan(args: argparse.Namespace, backend: str) -> None:
+    """Refuse what the chosen scan can't do; ValueError."""
+    if args.compile and backend != "cpu":
+        raise ValueError(f"--compile: needs the C++ scan of CPUs, and the scan here is {backend}")
+    if args.deterministic and backend == "cuda":
+        raise ValueError("--deterministic: mamba-ssm sums gradients in any order; choose --scan-backend reference")
 
 
 def check_optimizer(args: argparse.Namespace) -> None:
@@ -222,6 +238,15 @@ def build_average(args: argparse.Namespace, model: VisionMamba) -> WeightAverage
     """The moving average of the weights that flags ask for."""
     device = torch.device("cpu") if args.model_ema_force_cpu else None
     return WeightAverage(model, decay=args.model_ema_decay, device=device)
+
+
+def check_same_start(state: TrainingState, world: World) -> None:
+    """ValueError where processes would start at different steps, as where only some of them see a checkpoint."""
+    start = [float(state.epoch), float(state.sums.steps)]
+    if all_reduce(start, world, "MIN") != all_reduce(start, world, "MAX"):
+        raise ValueError(
+            "processes start at different steps: --output_dir and --resume must be the same files on every machine"
+        )
 
 
 def go_on(args: argparse.Namespace, state: TrainingState, changed: list[str]) -> None:

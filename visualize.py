@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -54,8 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         args = parse_over(parser, argv, saved.get("settings", {}))
         model = restore(args, saved)
         fuse(model, args)
-        datasets.check_indexed(args)
-        test_set = None if args.image else datasets.build_dataset(False, args)[0]
+        test_set = None if args.image else build_test_set(args)
         layers = chosen_layers(args.layers, model)
         output_dir = Path(args.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -69,6 +68,12 @@ def main(argv: list[str] | None = None) -> None:
         fail(error, program=PROGRAM)
 
 
+def build_test_set(args: argparse.Namespace) -> Dataset:
+    """The test images; ValueError for a stream, of which none can be asked for."""
+    datasets.check_indexed(args)
+    return datasets.build_dataset(False, args)[0]
+
+
 def chosen_layers(wanted: list[int] | None, model: VisionMamba) -> list[int]:
     """The layers to draw: three depths unless asked for; ValueError for one that isn't there."""
     last = len(model.layers) - 1
@@ -78,14 +83,14 @@ def chosen_layers(wanted: list[int] | None, model: VisionMamba) -> list[int]:
 
 
 def read_image(args: argparse.Namespace, test_set: Dataset | None) -> Tensor:
-    """The image of --image or the test image --index, as the model takes it, [3, H, W]."""
+    """The image of --image or the test image --index, as the model takes it, [C, H, W]."""
     if test_set is not None:
         index = args.index or 0
         if index >= len(test_set):
             raise ValueError(f"--index {index}: there are {len(test_set)} test images")
         return test_set[index][0]
     try:
-        image = Image.open(args.image)
+        image = datasets.open_image(args.image)
     except UnidentifiedImageError:
         raise ValueError(f"--image {args.image}: no image") from None
     except OSError as error:

@@ -22,13 +22,14 @@ from torch.utils.data import IterableDataset
 import datasets
 import main
 import models_mamba
+import visualize
 from fusion import pictures
 from models_mamba import VisionMamba
 from training import run as run_module
 from training.distributed import World
 from training.loaders import train_loader
-from training.logbook import read_log
 from training.options import parse_args
+from training.results import read_log
 
 PLAIN = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --drop-path 0 --num_workers 0".split()
 CPU = World(torch.device("cpu"), 0, 1)
@@ -204,9 +205,9 @@ def test_each_epoch_has_its_own_order_and_its_own_peak(run, monkeypatch):
             events.append("reset")
             super().reset()
 
-        def start_training(self):
+        def start_training(self, **kwargs):
             events.append("start")
-            super().start_training()
+            super().start_training(**kwargs)
 
     monkeypatch.setattr(run_module, "train_one_epoch", spy)
     monkeypatch.setattr(run_module, "PeakMemory", Memory)
@@ -365,6 +366,20 @@ def test_every_flag_of_fusion_changes_what_a_trained_model_says(run, trained, ch
     assert loss[0] != loss[1]
 
 
+def test_evaluation_takes_model_data_and_fusion_from_the_checkpoint(trained, capsys):
+    line = read_log(trained / "log.txt")[-1]
+
+    def evaluate(*flags):
+        main.main(["--eval", "--resume", str(trained / "checkpoint.pth"), "--num_workers", "0", *flags])
+        return capsys.readouterr().out
+
+    out = evaluate()
+    assert "17 17 17 17 15 13 11" in out
+    assert f"model: top-1 {line['test_acc1']:.2f} %" in out
+    assert f"loss {line['test_loss']:.4f}" in out
+    assert "17 17 17 17 17 17 17" in evaluate("--fusion-strategy", "no")
+
+
 def test_a_written_plan_is_printed(run, trained):
     out = run("--eval", "--resume", trained / "checkpoint.pth", "--fusion-plan", "0,8,4,0,2,1")
     assert "17 17 9 5 5 3 2" in out
@@ -419,6 +434,8 @@ def test_images_in_tensorboard_are_as_augmented(images):
         drawn.append(run_module.augmented_images(batches))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+    batches.sampler.set_epoch(1, start=16)  # as after a run that was interrupted in its last evaluation
+    assert torch.equal(run_module.augmented_images(batches), drawn[2])
 
 
 def test_weights_and_biases_follows_tensorboard(run, error, tmp_path, monkeypatch):
@@ -445,9 +462,9 @@ def test_a_finished_run_is_a_row_among_hyperparameters(run, tmp_path):
     row = HParamsPluginData.FromString(
         board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     ).session_start_info.hparams
-    assert row["fusion_strategy"].string_value == "all"
+    assert row["fusion"].string_value == "all"
     assert row["fused"].number_value == 12
-    assert row["fusion_layer"].string_value == "None"
+    assert {"fused", "fusion"} <= set(sorted(row)[:5])  # the columns that are shown at first
 
 
 def test_pictures_change_nothing_else(run, tmp_path):
@@ -710,7 +727,7 @@ def test_average_of_weights_flags():
     ],
 )
 def test_mixup_flags(flags, attributes):
-    args = parse_args([*PLAIN, *map(str, flags)])
+    args = parse_args([*PLAIN, "--input-size", "8", *map(str, flags)])
     args.nb_classes = 3
     mixup = run_module.build_mixup(args)
     assert {name: getattr(mixup, name) for name in attributes} == attributes
@@ -731,7 +748,7 @@ def test_mixup_flags(flags, attributes):
 )
 def test_each_flag_changes_the_mixed_batch(flags):
     def mixed(*given):
-        args = parse_args([*PLAIN, "--mixup", "0.8", *map(str, given)])
+        args = parse_args([*PLAIN, "--input-size", "8", "--mixup", "0.8", *map(str, given)])
         args.nb_classes = 8
         np.random.seed(3)
         generator = torch.Generator().manual_seed(0)
@@ -852,6 +869,16 @@ def test_a_teacher_of_timm(run, error, trained, tmp_path):
     vit = timm.create_model("test_vit", num_classes=2)
     torch.save({"model": vit.state_dict()}, tmp_path / "vit.pth")
     assert "--teacher-model test_vit: no images of (8, 8)" in error(*teacher_flags("test_vit", tmp_path / "vit.pth"))
+
+
+def test_grey_images(run, tmp_path):
+    """Trained, evaluated and pictured."""
+    out = run("--in-chans", 1, "--epochs", 1, "--log-images", 1, "--output_dir", tmp_path / "grey")
+    assert "8 x 8 pixels, grey" in out
+    saved = torch.load(tmp_path / "grey" / "checkpoint.pth", weights_only=True)
+    assert saved["model"]["patch_embed.proj.weight"].shape[1] == 1
+    visualize.main(["--resume", str(tmp_path / "grey" / "checkpoint.pth"), "--output_dir", str(tmp_path / "pictures")])
+    assert (tmp_path / "pictures" / "groups.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -996,3 +1023,33 @@ def test_scheduler_arguments_are_timms():
     args, state = state_of("--warmup-epochs", 2, "--min-lr", 0.3, "--seed", 5)
     scheduler, _ = create_scheduler(args, state.optimizer)
     assert (scheduler.warmup_t, scheduler.lr_min, scheduler.noise_seed) == (2, 0.3, 5)
+
+
+def test_deterministic_training_is_refused_where_the_scan_is_not(run):
+    args = parse_args(["--deterministic"])
+    main.check_scan(args, "cpu")
+    with pytest.raises(ValueError, match="--deterministic: mamba-ssm sums gradients in any order"):
+        main.check_scan(args, "cuda")
+
+
+def test_processes_must_start_together(monkeypatch):
+    _, state = state_of()
+    main.check_same_start(state, CPU)
+    monkeypatch.setattr(main, "all_reduce", lambda values, world, op: [0.0, 0.0] if op == "MIN" else [3.0, 0.0])
+    with pytest.raises(ValueError, match="processes start at different steps"):
+        main.check_same_start(state, CPU)
+
+
+def test_the_screen_says_where_all_epochs_are_warm_up(run):
+    assert "1 epochs, all of them warm-up" in run("--epochs", 1)
+    assert "warm-up" not in run("--epochs", 1, "--warmup-epochs", 0)
+
+
+def test_what_the_optimizer_holds():
+    """Two averages for every weight, in fp32."""
+    _, state = state_of()
+    assert state.optimizer_mb() == 0
+    state.model(torch.zeros(1, 3, 8, 8)).sum().backward()
+    state.optimizer.step()
+    weights = sum(parameter.numel() for parameter in state.model.parameters())
+    assert state.optimizer_mb() == pytest.approx(2 * 4 * weights / 2**20, rel=0.01)

@@ -59,6 +59,17 @@ def test_an_image_of_ones_own(pictures, tmp_path):
     assert set(found) == {"groups", "similarity", "tokens"}
 
 
+def test_data_sets_of_timm(pictures, images):
+    own, _ = pictures()
+    found, _ = pictures("--data-set", "torch/image_folder", "--data-path", images)
+    assert found["groups"].tobytes() == own["groups"].tobytes()
+
+
+def test_an_image_needs_no_data_set(pictures, tmp_path):
+    Image.radial_gradient("L").save(tmp_path / "own.jpg")
+    assert "groups" in pictures("--image", tmp_path / "own.jpg", "--data-set", "wds/x", "--data-path", ".")[0]
+
+
 def test_the_runs_own_directory_is_left_alone(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(trained.iterdir())

@@ -27,7 +27,9 @@ def check(trainer: Trainer) -> None:
     trainer.memory.start_training()
 
     start = time.perf_counter()
-    batch = next(iter(trainer.train_batches))
+    batch = next(iter(trainer.train_batches), None)
+    if batch is None:
+        raise OSError("the training data gave no batch")
     images, labels = batch
     _say(
         world,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
@@ -64,7 +65,7 @@ def load(path: str, flag: str = "--resume") -> dict:
     """Read a checkpoint of ours or a published one onto the CPU, as plain data: no code in it is run.
 
     Args:
-        path: The file.
+        path: The file, PyTorch's or, by its name, a .safetensors one.
         flag: What the user named it by, for errors to say.
 
     Returns:
@@ -76,9 +77,7 @@ def load(path: str, flag: str = "--resume") -> dict:
     if not Path(path).is_file():
         raise ValueError(f"{flag} {path}: no such file")
     try:
-        # The published Vim files hold their command line as a Namespace, which is plain data too.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.endswith(".safetensors") else _load_plain(path)
     except Exception as error:  # a broken file raises nearly everything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{flag} {path}: not a checkpoint of tensors and plain data ({reason})") from None
@@ -89,7 +88,15 @@ def load(path: str, flag: str = "--resume") -> dict:
     for entry in ("model", "model_ema"):
         if not (_is_weights(state.get(entry)) or (entry == "model_ema" and state.get(entry) is None)):
             raise ValueError(f"{flag} {path}: its {entry} is no table of names and tensors")
+    if not isinstance(state.get("settings", {}), dict):
+        raise ValueError(f"{flag} {path}: its settings are no table of names and values")
     return state
+
+
+def _load_plain(path: str) -> object:
+    # The published Vim files hold their command line as a Namespace, which is plain data too.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _is_weights(entry: object) -> bool:

@@ -16,11 +16,13 @@ class World(NamedTuple):
         device: Where this process computes.
         rank: Its number, from 0.
         size: How many processes train together.
+        group: Over which they agree, on CPUs: there, unlike on GPUs, who waits for one that died is told.
     """
 
     device: torch.device
     rank: int
     size: int
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -30,7 +32,7 @@ class World(NamedTuple):
 
 def launched() -> bool:
     """Whether torchrun, torch.distributed.launch or srun started this process."""
-    return "RANK" in os.environ or "SLURM_PROCID" in os.environ
+    return "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 def relaunch(world_size: int, dist_url: str) -> None:
@@ -53,7 +55,7 @@ def relaunch(world_size: int, dist_url: str) -> None:
 def init_world(device: str | None) -> World:
     """Join the other processes that a launcher started, if it did, and choose this process's device.
 
-    Processes talk over nccl on GPUs and gloo on CPUs.
+    Gradients go over nccl between GPUs, all else over gloo.
 
     Raises:
         ValueError: A device that PyTorch doesn't know or that isn't there.
@@ -65,19 +67,29 @@ def init_world(device: str | None) -> World:
         raise ValueError(f"--device {device}: {error}") from None
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"--device {device}: must be cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: PyTorch finds no CUDA GPU here")
+    if kind == "cuda":
+        check_gpu(device)
     world = init_distributed_device_so(device)
-    return World(torch.device(world["device"]), world["global_rank"], world["world_size"])
+    group = dist.new_group(backend="gloo") if world["distributed"] else None
+    return World(torch.device(world["device"]), world["global_rank"], world["world_size"], group)
+
+
+def check_gpu(device: str) -> None:
+    """ValueError where this process's GPU isn't there."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if not found:
+        raise ValueError(f"--device {device}: PyTorch finds no CUDA GPU here")
+    if (torch.device(device).index or local_rank) >= found:
+        raise ValueError(f"--device {device}, local process {local_rank}: there are {found} GPUs here")
 
 
 def all_reduce(values: list[float], world: World, op: str = "SUM") -> list[float]:
     """Combine numbers over all processes, by SUM, MIN or MAX."""
     if world.size == 1:
         return values
-    # fp64 so that counts and bytes stay exact
-    tensor = torch.tensor(values, dtype=torch.float64, device=world.device)
-    dist.all_reduce(tensor, op=getattr(dist.ReduceOp, op))
+    tensor = torch.tensor(values, dtype=torch.float64)  # so that counts and bytes stay exact
+    dist.all_reduce(tensor, op=getattr(dist.ReduceOp, op), group=world.group)
     return tensor.tolist()
 
 
@@ -96,7 +108,7 @@ def main_process_first(world: World, build):
 def barrier(world: World) -> None:
     """Wait until every process is here."""
     if world.size > 1:
-        dist.barrier()
+        dist.barrier(group=world.group)
 
 
 def be_deterministic() -> None:

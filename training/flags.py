@@ -31,10 +31,16 @@ _SWITCH = {"action": argparse.BooleanOptionalAction}
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """The group of flags about the model and what of it learns."""
     add = parser.add_argument_group("model").add_argument
-    add("--model", default=DEFAULT_MODEL, metavar="NAME", help="a model of models_mamba.py")
-    add_input_size(add)
+    add("--model", default=DEFAULT_MODEL, metavar="NAME", help="a model of models_mamba.py: vim_tiny_patch16_224, ...")
+    add_image_flags(add)
     add("--drop", type=share, default=0.0, metavar="P", help="dropout after the position embedding")
-    add("--drop-path", type=share, default=0.1, metavar="P", help="stochastic depth at the last layer")
+    add(
+        "--drop-path",
+        type=share,
+        default=0.1,
+        metavar="P",
+        help="how often the last layer's output is dropped; earlier ones less",
+    )
     add(
         "--model-ema",
         default=True,
@@ -46,7 +52,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         type=share,
         default=0.99996,
         metavar="D",
-        help="what the average keeps each step, once warmed up",
+        help="share of the old average that a step keeps, once warmed up",
     )
     add("--model-ema-force-cpu", action="store_true", help="keep the average off the GPU, saved and not evaluated")
     add(
@@ -81,13 +87,23 @@ def add_fusion_flags(parser: argparse.ArgumentParser) -> None:
         help="lower fuses below layer K, upper from layer K on; layers count from 0",
     )
     add("--fusion-token", type=int, default=0, metavar="R", help="tokens to fuse after each chosen layer")
-    add("--fusion-total", type=int, metavar="N", help="instead: tokens to fuse in all chosen layers together")
-    add("--fusion-keep", type=share, metavar="S", help="instead: share of the patches to leave at the end")
+    add(
+        "--fusion-total",
+        type=int,
+        metavar="N",
+        help="instead of --fusion-token: tokens to fuse in all chosen layers together",
+    )
+    add(
+        "--fusion-keep",
+        type=share,
+        metavar="S",
+        help="instead of --fusion-token: share of the patches to leave at the end",
+    )
     add(
         "--fusion-schedule",
         default="constant",
         choices=FUSION_SCHEDULES,
-        help="as many tokens in each chosen layer, or fewer and fewer, or more and more",
+        help="the same number of tokens in each chosen layer, or fewer and fewer, or more and more",
     )
     add("--fusion-plan", metavar="R,R,...", help="instead of all these: tokens to fuse after each layer, one by one")
     add_fusion_method_flags(add)
@@ -99,8 +115,8 @@ def add_fusion_method_flags(add: Callable) -> None:
         add(f"--fusion-{name}", default=choices[0], choices=choices, help=help)
 
 
-def add_input_size(add: Callable) -> None:
-    """The flag of the images' size."""
+def add_image_flags(add: Callable) -> None:
+    """The flags of the images' size and channels."""
     add(
         "--input-size",
         type=positive,
@@ -109,6 +125,7 @@ def add_input_size(add: Callable) -> None:
         metavar="PX",
         help="pixels: one number, or height and width; the model's own if not given",
     )
+    add("--in-chans", type=int, default=3, choices=(1, 3), help="channels of the images: 3, or 1 for grey ones")
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +133,7 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("checkpoint").add_argument
     add("--resume", required=True, metavar="FILE", help="the checkpoint")
     add("--model", metavar="NAME", help="a model of models_mamba.py, for a checkpoint that doesn't say")
-    add_input_size(add)
+    add_image_flags(add)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -243,7 +260,13 @@ def add_loss_flags(parser: argparse.ArgumentParser) -> None:
 def add_optimizer_flags(parser: argparse.ArgumentParser) -> None:
     """The group of flags about how weights are updated."""
     add = parser.add_argument_group("optimizer").add_argument
-    add("--batch-size", type=positive, default=64, metavar="N", help="images that go through the model at a time")
+    add(
+        "--batch-size",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="images that go through the model of each process at a time",
+    )
     add(
         "--grad-accum-steps",
         type=positive,
@@ -263,7 +286,7 @@ def add_optimizer_flags(parser: argparse.ArgumentParser) -> None:
         help="steps an epoch may lose to a loss or gradient that isn't finite",
     )
     add("--if_continue_inf", action="store_true", help="pass over batches whose loss is not finite, however many")
-    add("--if_nan2num", action="store_true", help="replace a loss that is not finite by a number, without a gradient")
+    add("--if_nan2num", action="store_true", help="count a loss that is not finite as 0, without a gradient")
     add("--momentum", type=share, default=0.9, metavar="M", help="momentum, for optimizers that have one")
     add(
         "--weight-decay",
@@ -283,7 +306,7 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
         type=above_zero,
         default=5e-4,
         metavar="LR",
-        help="learning rate for a global batch of 512, scaled linearly to the actual one",
+        help="learning rate for 512 images a step of all processes, scaled linearly to the actual number",
     )
     add("--unscale-lr", action="store_true", help="take --lr as it is")
     add(
@@ -304,9 +327,15 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a new rate for every step, not every epoch: short runs warm up and decay smoothly",
     )
-    add("--warmup-epochs", type=count, default=5, metavar="N", help="epochs of linear warm-up")
-    add("--warmup-lr", type=amount, default=1e-6, metavar="LR", help="where the warm-up starts")
-    add("--min-lr", type=amount, default=1e-5, metavar="LR", help="where the schedule ends")
+    add(
+        "--warmup-epochs",
+        type=count,
+        default=5,
+        metavar="N",
+        help="epochs of linear warm-up, the first ones of --epochs",
+    )
+    add("--warmup-lr", type=amount, default=1e-6, metavar="LR", help="where the warm-up starts; not scaled")
+    add("--min-lr", type=amount, default=1e-5, metavar="LR", help="where the schedule ends; not scaled")
     add("--decay-epochs", type=above_zero, default=30.0, metavar="N", help="step: epochs between decays")
     add(
         "--decay-rate",
@@ -327,7 +356,7 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=0,
         metavar="N",
-        help="cosine, tanh and poly: epochs at the lowest rate after the schedule (DeiT's 10 never ran)",
+        help="cosine, tanh and poly: epochs at the lowest rate after the schedule",
     )
     add(
         "--lr-noise",
@@ -336,7 +365,13 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PART",
         help="parts of the schedule at which noise on the rate starts, and ends",
     )
-    add("--lr-noise-pct", type=share, default=0.67, metavar="P", help="largest noise, as a share of the rate")
+    add(
+        "--lr-noise-pct",
+        type=number(float, 0, 1, above=True),
+        default=0.67,
+        metavar="P",
+        help="largest noise, as a share of the rate",
+    )
     add("--lr-noise-std", type=amount, default=1.0, metavar="S", help="standard deviation of the noise")
 
 
@@ -359,7 +394,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--log-wandb", action="store_true", help="give Weights & Biases what TensorBoard gets; needs the package wandb")
     add("--wandb-project", default="vision-mamba", metavar="NAME", help="its project")
-    add("--resume", default="", metavar="FILE", help="continue from this checkpoint")
+    add("--resume", default="", metavar="FILE", help="continue from this checkpoint, or --eval it")
     add(
         "--finetune",
         default="",
@@ -370,13 +405,19 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--resume-anyway", action="store_true", help="continue although batch size, plan or the like are others now")
     add("--save-steps", type=count, default=0, metavar="N", help="save every N steps too, not only after each epoch")
     add("--start_epoch", type=count, default=0, metavar="N", help="first epoch, unless a checkpoint says it")
-    add("--eval", action="store_true", help="evaluate the checkpoint of --resume and stop")
+    add(
+        "--eval",
+        action="store_true",
+        help="evaluate the checkpoint of --resume, with its model, data and fusion unless flags say others",
+    )
     add(
         "--check",
         action="store_true",
         help="build everything, train one batch, write and read a checkpoint, say what was found, and stop",
     )
-    add("--seed", type=count, default=0, metavar="N", help="of weights, order of images and augmentation")
+    add(
+        "--seed", type=count, default=0, metavar="N", help="what weights, order of images and augmentation are drawn by"
+    )
     add("--deterministic", action="store_true", help="only algorithms that give the same bits every time, if slower")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
     amp = group.add_mutually_exclusive_group()
@@ -395,12 +436,12 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--compile",
         action="store_true",
-        help="compile the model with torch.compile: a slow first step, quicker ones then",
+        help="compile the model with torch.compile, which takes a minute or more; needs the C++ scan of CPUs",
     )
     add(
         "--scan-recompute",
         action="store_true",
-        help="make what the scan needs again in the backward pass: about 40 %% less activation memory",
+        help="make what the scan needs again in the backward pass; with the C++ scan about 40 %% less memory",
     )
 
 
@@ -421,4 +462,4 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="tcp://HOST:PORT where they meet; a launcher's own setting goes first",
     )
-    add("--local-rank", type=int, metavar="N", help="passed by old launchers")
+    add("--local-rank", type=int, metavar="N", help="passed by old launchers; not used")

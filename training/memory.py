@@ -36,10 +36,10 @@ class PeakMemory:
         except OSError:
             self.resets = False
 
-    def start_training(self) -> None:
-        """Take the memory in use now as what stands there before any step."""
+    def start_training(self, held_mb: float = 0.0) -> None:
+        """Take the memory in use now as what stands there before any step, less what steps have left, held_mb."""
         _give_back_free_memory()
-        self.baseline_mb = self._current_mb()
+        self.baseline_mb = self._current_mb() - held_mb
 
     def peak_mb(self) -> float:
         """Largest memory in use since the reset, in MB of 2**20 bytes."""

@@ -12,6 +12,8 @@ from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
 from training.parser import check_known
 
+PATCHES = "patch_embed.proj.weight"  # [D, channels, height, width]
+
 
 def check_model(name: str) -> None:
     """ValueError, with the nearest names, for a model that there isn't."""
@@ -30,7 +32,7 @@ def build_model(args: argparse.Namespace, **options) -> VisionMamba:
     """
     check_model(args.model)
     image_size = {"img_size": args.input_size} if args.input_size else {}
-    model = create_model(args.model, **image_size, **options)
+    model = create_model(args.model, in_chans=args.in_chans, **image_size, **options)
     args.input_size = model.patch_embed.img_size
     return model
 
@@ -86,8 +88,10 @@ def fusion_method(args: argparse.Namespace, plan: tuple[int, ...]) -> fusion.Met
     return method
 
 
-def start_from(model: nn.Module, path: str) -> str:
+def start_from(model: VisionMamba, path: str) -> str:
     """Load the weights that --finetune names, ours or published; a head of another shape stays as new.
+
+    A model of grey images takes weights for coloured ones, summed over the channels.
 
     Returns:
         A line about what was loaded.
@@ -96,6 +100,8 @@ def start_from(model: nn.Module, path: str) -> str:
         ValueError: The file is no checkpoint, or it doesn't fit for other reasons than its head.
     """
     weights = checkpoint_filter_fn(checkpoint.load(path, "--finetune"), model)
+    if model.in_chans == 1 and PATCHES in weights and weights[PATCHES].ndim == 4:
+        weights[PATCHES] = weights[PATCHES].sum(dim=1, keepdim=True)  # as timm does
     head = {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
     fits = all(key in weights and weights[key].shape == value.shape for key, value in head.items())
     if not fits:

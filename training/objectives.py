@@ -5,9 +5,10 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.task import DistillationTeacher
 from torch import Tensor, nn
+
+from training.transforms import normalisation
 
 
 class Objective(Protocol):
@@ -32,7 +33,7 @@ class Distillation:
 
     Attributes:
         criterion: Of logits and targets.
-        teacher: A trained model with its own normalisation of images.
+        teacher: A trained model of coloured images with its own normalisation; grey ones become three equal channels.
         hard: Learn the teacher's most likely class; else its probabilities, by the Kullback-Leibler divergence.
         alpha: The teacher's share of the loss.
         tau: Temperature of the probabilities.
@@ -47,7 +48,7 @@ class Distillation:
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         logits = model(images)
         with torch.no_grad():
-            mean, std = (images.new_tensor(c).view(1, -1, 1, 1) for c in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+            mean, std = (images.new_tensor(c).view(1, -1, 1, 1) for c in normalisation(images.shape[1]))
             taught = self.teacher(self.teacher.normalize_input(images, mean, std))
         return (1 - self.alpha) * self.criterion(logits, targets) + self.alpha * self.unlikeness(logits, taught)
 

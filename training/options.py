@@ -15,7 +15,7 @@ WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedu
 
 # What other programs take over from a run whose checkpoint they read, in groups of flags that hang together.
 RUN_SETTINGS = {
-    "model": ("model", "input_size"),
+    "model": ("model", "input_size", "in_chans"),
     "data_set": ("data_set", "data_path", "nb_classes", "inat_category", "eval_crop_ratio"),
     "fusion_strategy": ("fusion_strategy", "fusion_layer", "fusion_schedule", *FUSION_AMOUNTS),
     **{f"fusion_{name}": (f"fusion_{name}",) for name in flags.FUSION_METHODS},
@@ -41,7 +41,7 @@ def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argpar
     return args
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> Parser:
     """The parser of main.py."""
     parser = Parser(
         "main.py",
@@ -69,13 +69,22 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line and check what flags alone can tell; ends the program with one line if they are wrong."""
-    parser = get_args_parser()
+def parse_args(
+    argv: list[str] | None = None, parser: Parser | None = None, settings: dict | None = None
+) -> argparse.Namespace:
+    """Read the command line and check what flags alone can tell; ends the program with one line if they are wrong.
+
+    Args:
+        argv: Words of the command line; this program's own if None.
+        parser: That of main.py, perhaps with more flags.
+        settings: Of a run; its model, data and fusion count where the command line doesn't say them (parse_over).
+    """
+    parser = parser or get_args_parser()
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if args.config:
-        args = parser.parse_args([*read_config(parser, args.config, parser.said(argv)), *argv])
+        argv = [*read_config(parser, args.config, parser.said(argv)), *argv]
+    args = parser.parse_args(argv) if settings is None else parse_over(parser, argv, settings)
     args.mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     for wrong, message in contradictions(args):
         if wrong:
@@ -129,7 +138,11 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
             args.compile and args.if_random_cls_token_position,
             "--compile: is for one order of tokens, not for --if_random_cls_token_position",
         ),
-        (args.bce_loss and args.smoothing == 1, "--smoothing: of 1 leaves nothing to learn, with --bce-loss"),
+        (args.smoothing == 1 and (args.bce_loss or not args.mixed), "--smoothing: of 1 leaves nothing to learn"),
+        (
+            args.grad_checkpointing and args.scan_recompute,
+            "--scan-recompute: is a part of what --grad-checkpointing does; choose one",
+        ),
         (args.eval and not args.resume, "--eval: needs the checkpoint to evaluate, --resume FILE"),
         (args.check and args.eval, "--check: is about training, --eval about a checkpoint; choose one"),
         (args.auto_resume and not args.output_dir, "--auto-resume: needs the run's --output_dir DIR"),

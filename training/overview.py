@@ -29,13 +29,14 @@ def print_overview(
     if not world.is_main:
         return
     height, width = args.input_size
+    grey = ", grey" if args.in_chans == 1 else ""
     parameters = sum(p.numel() for p in model.parameters())
     scan = ssm.pick(world.device.type)
     images = f"{_count(test_set)} test images"
     if train_set is not None:
         images = f"{_count(train_set)} training and {images}"
     rows = [
-        ("model", f"{args.model}, {parameters:,} parameters, {height} x {width} pixels"),
+        ("model", f"{args.model}, {parameters:,} parameters, {height} x {width} pixels{grey}"),
         ("weights", args.weights),
         (
             "data",
@@ -49,6 +50,7 @@ def print_overview(
     ]
     if not args.eval:
         accumulated = f" x {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""
+        warming = ", all of them warm-up" if args.warmup_epochs >= args.last_epoch else ""
         rule = "" if args.unscale_lr else f" = {args.lr:g} x {args.global_batch} / 512"
         rows += [
             (
@@ -58,7 +60,8 @@ def print_overview(
             ),
             (
                 "optimizer",
-                f"{args.opt}, learning rate {args.scaled_lr:.4g}{rule}, {args.sched}, {args.last_epoch} epochs",
+                f"{args.opt}, learning rate {args.scaled_lr:.4g}{rule}, {args.sched}, "
+                f"{args.last_epoch} epochs{warming}",
             ),
             ("output", args.output_dir or "nothing is saved; --output_dir DIR keeps log and checkpoints"),
         ]
@@ -81,7 +84,7 @@ def _workers(wanted: int) -> str:
 def device_name(device: torch.device) -> str:
     """The device and what it is, for measurements to name."""
     if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
+        return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"cpu ({_cpu_model()}, {torch.get_num_threads()} threads)"
 
 

@@ -88,8 +88,9 @@ class Parser(argparse.ArgumentParser):
         if action.nargs == 0:
             if value not in ("true", "false"):
                 raise ValueError(f"{name}: is true or false, not {value}")
-            others = [other for other in action.option_strings if other.startswith("--no-") != flag.startswith("--no-")]
-            return [flag] if value == "true" else others
+            flags = [option for option, other in self._option_string_actions.items() if other.dest == action.dest]
+            opposites = [other for other in flags if other.startswith("--no") != flag.startswith("--no")]
+            return [flag] if value == "true" else opposites[:1]
         if isinstance(value, list) and action.nargs is not None:
             return [flag, *value]
         return [f"{flag}={','.join(value) if isinstance(value, list) else value}"]

@@ -46,7 +46,7 @@ class Trainer:
         train_set, test_set: Images and labels.
 
     Raises:
-        ValueError: The teacher can't be loaded.
+        ValueError: The teacher can't be loaded, or no box of cutmix fits the images.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
         if output_dir and args.save_steps and state.sums.steps % args.save_steps == 0:
             save(state, output_dir)
 
-    trainer.memory.start_training()
+    trainer.memory.start_training(held_mb=state.optimizer_mb())
     with saving_when_interrupted(world, state, output_dir) as interruption:
         while state.epoch < args.last_epoch:
             epoch = state.epoch
@@ -166,13 +166,14 @@ def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dic
 
 
 def augmented_images(batches: DataLoader, count: int = 16) -> Tensor:
-    """The first training images of the epoch, as augmented and before any are mixed: [count, 3, H, W]."""
+    """The first training images of the epoch, as augmented and before any are mixed: [count, C, H, W]."""
     samples = batches.dataset if isinstance(batches.dataset, IterableDataset) else _drawn(batches)
     return torch.stack([image for image, _ in itertools.islice(samples, count)])
 
 
 def _drawn(batches: DataLoader) -> Iterator[tuple[Tensor, int]]:
     """The samples of the epoch's order that can be read, without counting the others."""
+    batches.sampler.set_epoch(batches.sampler.epoch)  # from its start, also where training went on after it
     dataset = batches.dataset.dataset
     seeded = SeededImages(dataset.dataset if isinstance(dataset, SkipBroken) else dataset)
     for draw in batches.sampler:
@@ -201,9 +202,13 @@ def build_objective(args: argparse.Namespace, world: World) -> Objective:
 
 
 def build_mixup(args: argparse.Namespace) -> Mixup | None:
-    """timm's mixup and cutmix, if either is on."""
+    """timm's mixup and cutmix, if either is on; ValueError where no box of cutmix fits the images."""
     if not args.mixed:
         return None
+    if args.cutmix_minmax:
+        low, high = args.cutmix_minmax
+        if any(int(low * side) == int(high * side) for side in args.input_size):
+            raise ValueError(f"--cutmix-minmax: no whole number of pixels is {low:g} to {high:g} of {args.input_size}")
     return Mixup(
         args.mixup,
         args.cutmix,

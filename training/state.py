@@ -10,6 +10,7 @@ from torch import nn
 
 from fusion import CHOICES
 from models_mamba import VisionMamba
+from training.memory import MB
 from training.steps import EpochSums
 
 PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
@@ -108,6 +109,11 @@ class TrainingState:
             load_plateau(self.scheduler, saved["scheduler"])
         else:
             self.scheduler.step(self.epoch)
+
+    def optimizer_mb(self) -> float:
+        """What the optimizer has gathered, in MB of 2**20 bytes."""
+        entries = [entry for state in self.optimizer.state.values() for entry in state.values()]
+        return sum(entry.nbytes for entry in entries if isinstance(entry, torch.Tensor)) / MB
 
     def set_rate(self) -> None:
         """Set the learning rate of the step to come, where the scheduler goes by steps."""

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from training import checkpoint
 
@@ -86,13 +87,16 @@ NOT_WEIGHTS = {
     "a model of lists": {"model": {"weight": [1.0]}},
     "no model": {"model": None},
     "a broken average": {"model": WEIGHTS, "model_ema": {"weight": 1}},
+    "settings that are a list": {"model": WEIGHTS, "settings": [1]},
 }
 
 
 @pytest.mark.parametrize("content", NOT_WEIGHTS.values(), ids=NOT_WEIGHTS)
 def test_files_without_weights(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"--resume .*x\.pth: (holds a list|its model(_ema)? is no table)"):
+    with pytest.raises(
+        ValueError, match=r"--resume .*x\.pth: (holds a list|its (model|model_ema|settings) (is|are) no table)"
+    ):
         checkpoint.load(str(tmp_path / "x.pth"))
 
 
@@ -136,3 +140,12 @@ def test_weights_fit_exactly():
     assert "1 unexpected (first: stem)" in str(error.value)
     assert "weight (4, 2) for (3, 2)" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_safetensors_are_weights(tmp_path):
+    save_file(WEIGHTS, tmp_path / "weights.safetensors")
+    loaded = checkpoint.load(str(tmp_path / "weights.safetensors"))
+    assert torch.equal(loaded["model"]["weight"], WEIGHTS["weight"])
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="broken.safetensors: not a checkpoint of tensors and plain data"):
+        checkpoint.load(str(tmp_path / "broken.safetensors"))

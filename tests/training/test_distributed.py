@@ -2,12 +2,13 @@
 
 import os
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from training import distributed
-from training.distributed import World, all_reduce, init_world, launched, main_process_first, relaunch
+from training.distributed import World, all_reduce, check_gpu, init_world, launched, main_process_first, relaunch
 
 ALONE = World(torch.device("cpu"), 0, 1)
 
@@ -31,10 +32,33 @@ def test_one_process_sums_alone():
 
 def test_launchers_are_noticed(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
     assert not launched()
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # a batch job or shell, in which nothing started several processes
+    assert not launched()
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert launched()
+    monkeypatch.delenv("SLURM_NTASKS")
     monkeypatch.setenv("RANK", "0")
     assert launched()
+
+
+@pytest.mark.parametrize(
+    ("device", "local_rank", "found", "complaint"),
+    [
+        ("cuda", 0, 0, "--device cuda: PyTorch finds no CUDA GPU here"),
+        ("cuda:7", 0, 2, "--device cuda:7, local process 0: there are 2 GPUs here"),
+        ("cuda", 3, 2, "--device cuda, local process 3: there are 2 GPUs here"),
+        ("cuda", 1, 2, None),
+        ("cuda:1", 0, 2, None),
+    ],
+)
+def test_gpus_that_are_not_there(monkeypatch, device, local_rank, found, complaint):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    with nullcontext() if complaint is None else pytest.raises(ValueError, match=complaint):
+        check_gpu(device)
 
 
 @pytest.mark.parametrize(

@@ -40,3 +40,10 @@ def test_without_a_reset_the_peak_is_that_of_the_run(monkeypatch):
     memory.reset()
     assert memory.peak_mb() >= peak > 0
     assert memory.training_mb() >= 0
+
+
+def test_what_steps_left_is_theirs():
+    """A run that goes on has its optimizer's averages in memory before its first step."""
+    memory = PeakMemory(torch.device("cpu"))
+    memory.start_training(held_mb=500)
+    assert memory.training_mb() == pytest.approx(500, abs=40)

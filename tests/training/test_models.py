@@ -104,6 +104,14 @@ def test_starting_at_another_size_keeps_the_class_token_at_its_row(weights):
     assert torch.equal(model.pos_embed[:, 18], source.pos_embed[:, 8])
 
 
+def test_a_grey_image_weighs_what_its_three_equal_channels_did(weights):
+    source, path = weights
+    model = models.build_model(parse_args([*TINY.split(), "--in-chans", "1"]), num_classes=3)
+    models.start_from(model, path)
+    grey = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(model(grey), source(grey.expand(-1, 3, -1, -1)))
+
+
 def test_starting_from_a_published_file(load_golden, golden_model, tmp_path):
     golden = load_golden("vim_v2_midcls_p8")
     torch.save({"model": golden["state_dict"]}, tmp_path / "published.pth")

@@ -7,6 +7,7 @@ from timm.task import DistillationTeacher
 from torch import nn
 
 from training.objectives import Classification, Cosub, Distillation
+from training.transforms import normalisation
 
 IMAGES = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -90,3 +91,17 @@ def test_sub_models_learn_from_labels_and_from_each_other(binary):
     pairs = ((first, targets), (second, targets), (first, likely(second)), (second, likely(first)))
     torch.testing.assert_close(loss, sum(criterion(*pair) for pair in pairs) / 4)
     assert sizes == [8]
+
+
+def test_a_teacher_sees_grey_images_in_three_channels_as_it_normalises_them():
+    grey = torch.rand(4, 1, 2, 2)
+    mean, std = (values[0] for values in normalisation(1))
+
+    def student(x):
+        return Linear(0)(x.expand(-1, 3, -1, -1))
+
+    teacher = DistillationTeacher(Linear(1))
+    teacher.mean_kd, teacher.std_kd = torch.full((1, 3, 1, 1), 0.5), torch.full((1, 3, 1, 1), 0.25)
+    loss = Distillation(CRITERION, teacher, True, 1.0, 1.0)(student, (grey - mean) / std, LABELS)
+    taught = Linear(1)(((grey - 0.5) / 0.25).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(loss, F.cross_entropy(student((grey - mean) / std), taught.argmax(1)))

@@ -227,6 +227,8 @@ def test_a_file_of_flags_and_flags_on_top(tmp_path):
     assert (args.repeated_aug, args.pin_mem, args.fusion_strategy) == (True, True, "no")
     assert configured(tmp_path, text).model_ema is False
     assert configured(tmp_path, text, "--if_amp").amp is True
+    assert configured(tmp_path, "if_amp: false").amp is False
+    assert configured(tmp_path, "pin-mem: false").pin_mem is False
 
 
 @pytest.mark.parametrize(

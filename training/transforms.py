@@ -1,0 +1,115 @@
+"""What turns an image into the tensor that a model takes: for training, augmented as flags say, and for evaluation."""
+
+import argparse
+import re
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+from PIL import Image, ImageOps
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data.auto_augment import NAME_TO_OP
+from timm.data.transforms import str_to_interp_mode
+from torchvision.transforms import Compose, Grayscale, Normalize, RandomChoice, RandomCrop, Resize, ToTensor
+
+SMALL = 32  # images up to this many pixels are padded and shifted: a random resized crop would leave too little
+NEVER_MIRRORED = {"digits", "mnist", "kmnist", "qmnist", "emnist", "svhn", "svhn_cropped"}  # a mirrored 2 is no digit
+
+
+def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
+    """Build what turns an RGB image of any size into a tensor [C, H, W], for training or for evaluation.
+
+    `args.color_jitter` acts where `args.aa` is off or `args.ThreeAugment` on, and `args.eval_crop_ratio` above 32
+    pixels.
+
+    Args:
+        is_train: True to augment, unless `args.no_aug` says otherwise; False to evaluate.
+        args: The command line, with the sizes of `args.input_size` settled.
+
+    Raises:
+        ValueError: `args.eval_crop_ratio` is out of range, or timm does not understand a flag.
+    """
+    if not 0 < args.eval_crop_ratio <= 1:
+        raise ValueError(f"--eval-crop-ratio {args.eval_crop_ratio}: must be above 0 and at most 1")
+    transform = _augment(args) if is_train and not args.no_aug else _resize_alone(args)
+    return _grey(transform) if args.in_chans == 1 else transform
+
+
+def _grey(transform: Compose) -> Compose:
+    """Take the colour out after augmentation, which knows coloured images alone."""
+    steps = list(transform.transforms)
+    as_tensor, normalise = (
+        next(i for i, step in enumerate(steps) if isinstance(step, kind)) for kind in (ToTensor, Normalize)
+    )
+    steps[normalise] = Normalize(*normalisation(1))
+    steps.insert(as_tensor, Grayscale())
+    return Compose(steps)
+
+
+def normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel that images are normalised by: ImageNet's, for grey ones their means."""
+    if channels == 1:
+        return (fmean(IMAGENET_DEFAULT_MEAN),), (fmean(IMAGENET_DEFAULT_STD),)
+    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+
+def _resize_alone(args: argparse.Namespace) -> Compose:
+    """Build the transform of evaluation: small images are squeezed into the size, larger ones cropped at the centre."""
+    small = max(args.input_size) <= SMALL
+    crop = {"crop_mode": "squash", "crop_pct": 1.0} if small else {"crop_pct": args.eval_crop_ratio}
+    return create_transform(tuple(args.input_size), interpolation="bicubic", **crop)
+
+
+def _augment(args: argparse.Namespace) -> Compose:
+    """Build the transform of training that flags ask for."""
+    size = tuple(args.input_size)
+    policy = "3a" if args.ThreeAugment else args.aa
+    mirrored = NEVER_MIRRORED.isdisjoint(re.split("[/:]", args.data_set.lower()))
+    try:
+        transform = create_transform(
+            size,
+            is_training=True,
+            hflip=0.5 if mirrored else 0.0,
+            color_jitter=args.color_jitter,
+            auto_augment=None if policy in (None, "", "none", "None") else policy,
+            interpolation=args.train_interpolation,
+            re_prob=args.reprob,
+            re_mode=args.remode,
+            re_count=args.recount,
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        flags = f"--aa {args.aa} --train-interpolation {args.train_interpolation} --remode {args.remode}"
+        raise ValueError(f"{flags}: timm does not understand one of these ({error!r})") from error
+    if args.src:
+        transform.transforms[:1] = _simple_crop(size, args.train_interpolation)
+    elif max(size) <= SMALL:
+        transform.transforms[:1] = _padded_crop(size, args.train_interpolation)
+    return transform
+
+
+def _padded_crop(size: tuple[int, int], interpolation: str) -> list[Callable]:
+    """Build the steps that resize to `size` and then shift by up to an eighth of it."""
+    height, width = size
+    return [_resize(size, interpolation), RandomCrop(size, padding=(width // 8, height // 8))]
+
+
+def _simple_crop(size: tuple[int, int], interpolation: str) -> list[Callable]:
+    """Build DeiT III's simple random crop (arXiv 2204.07118, section 3): resize the shorter side, pad by 4, crop."""
+    return [_resize(max(size), interpolation), RandomCrop(size, padding=min(4, min(size) - 1), padding_mode="reflect")]
+
+
+def _resize(size: int | tuple[int, int], interpolation: str) -> Callable:
+    modes = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
+    return RandomChoice([Resize(size, str_to_interp_mode(mode)) for mode in modes])
+
+
+def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    """Keep the highest bits of each channel; 0 bits or fewer give a black image, 8 or more the image unchanged."""
+    if bits_to_keep <= 0:
+        return Image.new(image.mode, image.size)
+    return ImageOps.posterize(image, min(bits_to_keep, 8))
+
+
+# timm's default policies, that of --aa among them, at times ask Pillow to posterize to 0 bits. Newer Pillow refuses
+# that with a ValueError, which would end the training: so timm's table of operations gets a posterize that allows it.
+NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), posterize))
