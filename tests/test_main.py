@@ -1053,3 +1053,12 @@ def test_what_the_optimizer_holds():
     state.optimizer.step()
     weights = sum(parameter.numel() for parameter in state.model.parameters())
     assert state.optimizer_mb() == pytest.approx(2 * 4 * weights / 2**20, rel=0.01)
+
+
+def test_too_little_memory_is_one_line(error, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(main, "train", full)
+    line = error("--epochs", 1, code=1)
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB. (a smaller --batch-size" in line

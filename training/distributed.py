@@ -16,7 +16,8 @@ class World(NamedTuple):
         device: Where this process computes.
         rank: Its number, from 0.
         size: How many processes train together.
-        group: Over which they agree, on CPUs: there, unlike on GPUs, who waits for one that died is told.
+        group: Over which they agree, if not over the same as gradients: on GPUs, nobody would be told of a process that
+            died while others wait for it.
     """
 
     device: torch.device
@@ -70,7 +71,7 @@ def init_world(device: str | None) -> World:
     if kind == "cuda":
         check_gpu(device)
     world = init_distributed_device_so(device)
-    group = dist.new_group(backend="gloo") if world["distributed"] else None
+    group = dist.new_group(backend="gloo") if world["distributed"] and kind == "cuda" else None
     return World(torch.device(world["device"]), world["global_rank"], world["world_size"], group)
 
 
@@ -84,12 +85,19 @@ def check_gpu(device: str) -> None:
         raise ValueError(f"--device {device}, local process {local_rank}: there are {found} GPUs here")
 
 
+# gloo's thread lets go of a tensor a bit after the sum is there. Were it the last to, it would delete a Python object,
+# and a loading process forked in that very moment would find a lock of Python's taken: the likely reason for a hang
+# that was seen once with Python 3.11.
+_last_reduced: list[torch.Tensor] = []
+
+
 def all_reduce(values: list[float], world: World, op: str = "SUM") -> list[float]:
     """Combine numbers over all processes, by SUM, MIN or MAX."""
     if world.size == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64)  # so that counts and bytes stay exact
     dist.all_reduce(tensor, op=getattr(dist.ReduceOp, op), group=world.group)
+    _last_reduced[:] = [tensor]
     return tensor.tolist()
 
 
