@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--seconds", type=above_zero, default=20, metavar="S", help="how long to load with each number of processes")
     add("--json", metavar="FILE", help="also write the figures here")
     args, world = parse_args(argv, parser), World(torch.device("cpu"), 0, 1)
-    args.eval = False
+    args.eval = False  # which would leave the training images out
     try:
         check_names(args)
         datasets.check_indexed(args)

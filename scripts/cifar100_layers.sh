@@ -8,7 +8,7 @@
 # scripts/tables.sh.
 source "$(dirname "$0")/tables.sh"
 table=cifar100_layers
-recipe=(--model vim_tiny_patch16_224 --data-set CIFAR --data-path "${DATA:-datasets}" --download "${paper_recipe[@]}")
+recipe=(--model vim_tiny_patch16_224 "${cifar_recipe[@]}")
 names=(no)
 fusion=([no]="--fusion-strategy no")
 for k in ${KS:-6 9 12 15 18}; do

@@ -3,5 +3,5 @@
 # GPUS, DATA, OUTPUT, SEEDS and flags after -- are explained in scripts/tables.sh.
 source "$(dirname "$0")/tables.sh"
 table=cifar100_vim_small
-recipe=(--model vim_small_patch16_224 --data-set CIFAR --data-path "${DATA:-datasets}" --download "${paper_recipe[@]}")
+recipe=(--model vim_small_patch16_224 "${cifar_recipe[@]}")
 train_table "$@"

@@ -3,5 +3,5 @@
 # GPUS, DATA, OUTPUT, SEEDS and flags after -- are explained in scripts/tables.sh.
 source "$(dirname "$0")/tables.sh"
 table=cifar100_vim_tiny
-recipe=(--model vim_tiny_patch16_224 --data-set CIFAR --data-path "${DATA:-datasets}" --download "${paper_recipe[@]}")
+recipe=(--model vim_tiny_patch16_224 "${cifar_recipe[@]}")
 train_table "$@"

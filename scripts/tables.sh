@@ -16,6 +16,7 @@ SEEDS="${SEEDS:-0}"
 
 # The paper's setting (arXiv 2409.09808, section 4): 4 GPUs, and as many tokens fused by every strategy, of 196 patches.
 paper_recipe=(--epochs 300 --batch-size 128 --drop-path 0.0 --weight-decay 0.1 --num_workers 25 --no_amp --dist-eval)
+cifar_recipe=(--data-set CIFAR --data-path "${DATA:-datasets}" --download "${paper_recipe[@]}")
 names=(no all interleaved lower upper)
 declare -A fusion=(
     [no]="--fusion-strategy no"

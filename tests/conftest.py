@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import main
 import models_mamba
+from training.randomness import seed_all
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -66,6 +68,19 @@ def assert_close():
         assert relative_error(actual, expected) <= tolerance, name
 
     return check
+
+
+@pytest.fixture
+def seeded():
+    """Python's, NumPy's and PyTorch's generators as at the start of every other such test."""
+    seed_all(0)
+
+
+@pytest.fixture(scope="session")
+def pixels():
+    """Undo ImageNet's normalisation of an image: uint8 [H, W, 3]."""
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return lambda image: ((image * std + mean) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
-"""Data sets and transforms; small sets of every format are written to a temporary folder."""
+"""Data sets; small sets of every format are written to a temporary folder."""
 
 import gzip
 import io
 import json
 import os
 import pickle
-import random
 from argparse import Namespace
 from functools import partial
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision.datasets import CIFAR100, FashionMNIST
 
@@ -21,14 +19,9 @@ import datasets
 from training.options import parse_args
 
 RNG = np.random.default_rng(0)
-MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def make_args(**changes):
@@ -37,14 +30,6 @@ def make_args(**changes):
         assert hasattr(args, name)
         setattr(args, name, value)
     return args
-
-
-plain_args = partial(make_args, aa=None, color_jitter=0.0, reprob=0.0)
-
-
-def pixels(tensor):
-    """Undo the normalisation: uint8 [H, W, 3]."""
-    return ((tensor * STD + MEAN) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def error_of(is_train=True, **changes):
@@ -174,18 +159,18 @@ def test_data_sets_travel_to_workers(name, tmp_path):
     assert labels.dtype == torch.int64
 
 
-def test_pixels_and_labels_are_the_files(tmp_path):
+def test_pixels_and_labels_are_the_files(tmp_path, pixels):
     write_cifar100(tmp_path)
-    dataset, _ = datasets.build_dataset(False, plain_args(data_set="CIFAR", data_path=str(tmp_path)))
+    dataset, _ = datasets.build_dataset(False, make_args(data_set="CIFAR", data_path=str(tmp_path)))
     entries = pickle.loads((tmp_path / "cifar-100-python" / "test").read_bytes())
     image, label = dataset[2]
     assert label == 92
     np.testing.assert_array_equal(pixels(image), entries["data"][2].reshape(3, 32, 32).transpose(1, 2, 0))
 
 
-def test_grey_images_become_rgb(tmp_path):
+def test_grey_images_become_rgb(tmp_path, pixels):
     write_idx(tmp_path)
-    args = plain_args(data_set="FMNIST", data_path=str(tmp_path), input_size=(28, 28))
+    args = make_args(data_set="FMNIST", data_path=str(tmp_path), input_size=(28, 28))
     image, _ = datasets.build_dataset(False, args)[0][1]
     raw = (tmp_path / "t10k-images-idx3-ubyte").read_bytes()[16 + 784 : 16 + 2 * 784]
     for channel in pixels(image).transpose(2, 0, 1):
@@ -194,7 +179,7 @@ def test_grey_images_become_rgb(tmp_path):
 
 def test_cifar10_reads_every_batch_in_order(tmp_path):
     write_cifar10(tmp_path)
-    dataset, _ = datasets.build_dataset(True, plain_args(data_set="CIFAR10", data_path=str(tmp_path)))
+    dataset, _ = datasets.build_dataset(True, make_args(data_set="CIFAR10", data_path=str(tmp_path)))
     last = pickle.loads((tmp_path / "cifar-10-batches-py" / "data_batch_5").read_bytes())["data"][1]
     np.testing.assert_array_equal(dataset.images[9], last.reshape(3, 32, 32).transpose(1, 2, 0))
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").unlink()

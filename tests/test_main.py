@@ -1025,7 +1025,7 @@ def test_scheduler_arguments_are_timms():
     assert (scheduler.warmup_t, scheduler.lr_min, scheduler.noise_seed) == (2, 0.3, 5)
 
 
-def test_deterministic_training_is_refused_where_the_scan_is_not(run):
+def test_deterministic_training_is_refused_where_the_scan_is_not():
     args = parse_args(["--deterministic"])
     main.check_scan(args, "cpu")
     with pytest.raises(ValueError, match="--deterministic: mamba-ssm sums gradients in any order"):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import NamedTuple
@@ -57,7 +58,6 @@ COMPARABLE = (
     "grad_checkpointing",
     "compile",
 )
-DEFAULTS = vars(get_args_parser().parse_args([]))  # of flags that are newer than a run
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,14 @@ def read_run(directory: Path) -> Run:
     except (OSError, ValueError) as error:
         raise ValueError(f"{directory}: no run to read ({error})") from None
     _check(settings, epochs, directory)
-    return Run(directory.resolve().name.removesuffix(f"-seed{settings.get('seed')}"), settings, epochs)
+    name = directory.resolve().name.removesuffix(f"-seed{settings.get('seed')}")
+    return Run(name, _default_settings() | settings, epochs)
+
+
+@cache
+def _default_settings() -> dict:
+    """What flags that are newer than a run would have been in it."""
+    return vars(get_args_parser().parse_args([]))
 
 
 def _check(settings: object, epochs: object, source: Path) -> None:
@@ -177,12 +184,12 @@ def find_runs(path: Path) -> list[Run]:
 
 def _read_file(path: Path) -> list[Run]:
     try:
-        runs = [Run(run["name"], run["settings"], run["epochs"]) for run in json.loads(path.read_text())["runs"]]
+        runs = [(run["name"], run["settings"], run["epochs"]) for run in json.loads(path.read_text())["runs"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of runs ({error!r})") from None
-    for run in runs:
-        _check(run.settings, run.epochs, path)
-    return runs
+    for _, settings, epochs in runs:
+        _check(settings, epochs, path)
+    return [Run(name, _default_settings() | settings, epochs) for name, settings, epochs in runs]
 
 
 def write_runs(path: Path, runs: list[Run], about: dict) -> None:
@@ -206,7 +213,7 @@ def by_experiment(runs: list[Run]) -> list[list[Run]]:
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        compared = _without(DEFAULTS | run.settings, NOT_COMPARED)
+        compared = _without(run.settings, NOT_COMPARED)
         key = json.dumps([run.name, run.complete or len(run.epochs), compared], sort_keys=True)
         group = groups.setdefault(key, [])
         if any(other.settings.get("seed") == run.settings.get("seed") for other in group):
@@ -224,11 +231,8 @@ def _without(settings: dict, names: tuple[str, ...]) -> dict:
 def baseline(runs: list[Run], among: list[list[Run]]) -> list[Run] | None:
     """The complete runs that fuse nothing and else are COMPARABLE, if there is one such experiment."""
 
-    def setting(run: Run, name: str) -> object:
-        return run.settings.get(name, DEFAULTS.get(name))
-
     def same(other: Run) -> bool:
-        return all(setting(other, name) == setting(runs[0], name) for name in COMPARABLE)
+        return all(other.settings.get(name) == runs[0].settings.get(name) for name in COMPARABLE)
 
     plain = [group for group in among if group[0].complete and same(group[0]) and not fused(group[0])]
     return plain[0] if len(plain) == 1 else None

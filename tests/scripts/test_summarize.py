@@ -108,6 +108,12 @@ def test_ratios_are_to_the_run_of_the_same_seed(tmp_path):
     assert [row["x time"] for row in table(tmp_path)] == ["1.00 \u00b1 0.00", "0.50 \u00b1 0.00"]
 
 
+def test_a_seed_without_its_own_run_to_compare_with_takes_another(tmp_path):
+    write_run(tmp_path / "plain-seed0", seconds=4.0)
+    write_run(tmp_path / "all-seed7", "all", [17, 17, 9], seed=7, seconds=1.0)
+    assert [row["x time"] for row in table(tmp_path)] == ["1.00", "0.33"]  # 1.5 / 4.5
+
+
 def test_seeds_on_different_gpus_are_one_row(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"no-seed{seed}", seed=seed, device=f"cuda:{seed}", hardware="cuda (H100)")

@@ -1,6 +1,5 @@
 """Transforms: sizes, crops, normalisation, and every flag of augmentation."""
 
-import random
 from functools import partial
 
 import numpy as np
@@ -28,11 +27,7 @@ RNG = np.random.default_rng(0)
 MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def make_args(**changes):
@@ -44,11 +39,6 @@ def make_args(**changes):
 
 
 plain_args = partial(make_args, aa=None, color_jitter=0.0, reprob=0.0)
-
-
-def pixels(tensor):
-    """Undo the normalisation: uint8 [H, W, 3]."""
-    return ((tensor * STD + MEAN) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def find(transform, kind):
@@ -98,7 +88,7 @@ def test_grey_images_are_augmented(changes):
 
 
 @pytest.mark.parametrize(("size", "padding"), [((32, 32), (4, 4)), ((8, 8), (1, 1)), ((16, 32), (4, 2))])
-def test_small_images_are_padded_and_shifted(size, padding):
+def test_small_images_are_padded_and_shifted(size, padding, pixels):
     """Every draw is the whole image, moved by at most an eighth."""
     height, width = size
     array = RNG.integers(1, 256, (*size, 3), dtype=np.uint8)
@@ -120,7 +110,7 @@ def test_small_images_are_padded_and_shifted(size, padding):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 64)])
-def test_large_images_are_cropped_and_resized(size):
+def test_large_images_are_cropped_and_resized(size, pixels):
     marked = np.zeros((100, 100, 3), np.uint8)
     marked[40:60, 40:60] = 255
     transform = build_transform(True, plain_args(input_size=size))
@@ -146,7 +136,7 @@ def test_large_images_are_cropped_and_resized(size):
     ],
 )
 @pytest.mark.parametrize("size", [(32, 32), (64, 64)])
-def test_mirroring(name, mirrored, size):
+def test_mirroring(name, mirrored, size, pixels):
     transform = build_transform(True, plain_args(data_set=name, input_size=size))
     assert [flip.p for flip in find(transform, RandomHorizontalFlip)] == ([0.5] if mirrored else [])
     array = np.zeros((*size, 3), np.uint8)
@@ -156,7 +146,7 @@ def test_mirroring(name, mirrored, size):
     assert any(flips) == mirrored
 
 
-def test_evaluation_of_small_images_only_resizes():
+def test_evaluation_of_small_images_only_resizes(pixels):
     array = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
     image = build_transform(False, make_args())(Image.fromarray(array))
     np.testing.assert_array_equal(pixels(image), array)
@@ -165,7 +155,7 @@ def test_evaluation_of_small_images_only_resizes():
 
 
 @pytest.mark.parametrize(("ratio", "resized"), [(0.875, 256), (1.0, 224), (0.5, 448)])
-def test_eval_crop_ratio(ratio, resized):
+def test_eval_crop_ratio(ratio, resized, pixels):
     transform = build_transform(False, make_args(input_size=(224, 224), eval_crop_ratio=ratio))
     image = transform(PHOTO)
     assert find(transform, Resize)[0].size == resized
@@ -241,7 +231,7 @@ def test_simple_random_crop(size):
     assert varied(transform, Image.fromarray(ramp)) > 5
 
 
-def test_random_erasing():
+def test_random_erasing(pixels):
     image = Image.new("RGB", (64, 64), (90, 120, 150))
     args = partial(plain_args, input_size=(64, 64))
     assert not find(build_transform(True, args()), RandomErasing)
@@ -257,7 +247,7 @@ def test_random_erasing():
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.9])
-def test_random_erasing_probability(probability):
+def test_random_erasing_probability(probability, pixels):
     transform = build_transform(True, plain_args(reprob=probability, input_size=(64, 64)))
     erased = sum(pixels(transform(Image.new("RGB", (64, 64)))).any() for _ in range(100))
     assert abs(erased / 100 - probability) < 0.15
@@ -270,7 +260,7 @@ def test_random_erasing_count():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64)])
-def test_train_interpolation(size):
+def test_train_interpolation(size, pixels):
     """A lone bright line stays within range under bilinear and overshoots under bicubic interpolation."""
     array = np.full((8, 8, 3), 100, np.uint8)
     array[:, 4] = 200
