@@ -8,15 +8,21 @@ import torch
 def onnx_translations() -> dict[Callable, Callable]:
     """For `torch.onnx.export(..., dynamo=True, custom_translation_table=fusion.onnx_translations())`.
 
-    Needs the package onnxscript, as the exporter itself does.
+    Raises:
+        ImportError: The exporter's packages are not installed.
     """
-    from onnxscript import FLOAT
-    from onnxscript import opset18 as op
+    try:
+        from onnxscript import INT32
+        from onnxscript import opset18 as op
+    except ImportError:
+        raise ImportError("exporting to ONNX needs its packages: pip install onnx onnxscript onnxruntime") from None
 
     def stable_sort(x, stable: bool = True, dim: int = -1, descending: bool = False):
-        """All of a TopK, which puts the lower of two equal values' indices first."""
+        """All of a TopK, which puts the lower of two equal values' indices first; ONNX Runtime's takes no bytes."""
         count = op.Reshape(op.Gather(op.Shape(x), dim), op.Constant(value_ints=[1]))
-        return op.TopK(op.Cast(x, to=FLOAT.dtype), count, axis=dim, largest=int(descending), sorted=1)
+        comparable = op.Cast(x, to=INT32.dtype) if x.dtype.itemsize == 1 else x
+        values, indices = op.TopK(comparable, count, axis=dim, largest=int(descending), sorted=1)
+        return op.CastLike(values, x), indices
 
     def index_add(x, dim: int, index, source):
         """Rows of source added to the rows of x that index names."""

@@ -1,5 +1,7 @@
 """The evaluation model outside of this code: exported by PyTorch, run by ONNX Runtime, stored as safetensors."""
 
+import sys
+
 import onnxruntime
 import pytest
 import safetensors.torch
@@ -40,15 +42,21 @@ def test_an_exported_program_says_the_same(plan):
 
 
 @pytest.mark.usefixtures("_reference_scan")
-@pytest.mark.parametrize("plan", [(0, 0), (3, 2)])
-def test_onnx_says_the_same(tmp_path, plan):
+@pytest.mark.parametrize(("plan", "optimize"), [((0, 0), True), ((3, 2), True), ((3, 2), False)])
+def test_onnx_says_the_same(tmp_path, plan, optimize):
     model, x = small_model(plan), images()
     path = tmp_path / "model.onnx"
     told = {"custom_translation_table": fusion.onnx_translations()} if any(plan) else {}
-    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False, **told)
+    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False, optimize=optimize, **told)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: (x + 1).numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), model(x + 1), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_without_its_packages_names_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match="pip install onnx onnxscript"):
+        fusion.onnx_translations()
 
 
 def test_safetensors(tmp_path):
