@@ -26,18 +26,21 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, ImageFolder
 from torchvision.datasets.folder import find_classes
 from torchvision.transforms import Compose
 
+from training.classes import class_names, follow_classes
 from training.transforms import build_transform
 
 TIMM_PREFIXES = ("torch", "wds", "tfds")
 DEBIAN_FMNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
 
 
-def build_dataset(is_train: bool, args: argparse.Namespace) -> tuple[Dataset, int]:
+def build_dataset(is_train: bool, args: argparse.Namespace, classes: list[str] | None = None) -> tuple[Dataset, int]:
     """Build the training or the validation split of `args.data_set`, transforms included.
 
     Args:
         is_train: True for the training split, False for the validation split.
         args: The command line, with the sizes of `args.input_size` settled.
+        classes: Names of the model's classes, where they are known. A split that names its classes then has labels in
+            this order, also where it lacks some of them.
 
     Returns:
         The data set and the number of classes (`args.nb_classes` where that is given).
@@ -50,7 +53,13 @@ def build_dataset(is_train: bool, args: argparse.Namespace) -> tuple[Dataset, in
     transform = build_transform(is_train, args)
     dataset = BUILDERS.get(args.data_set.upper(), _timm)(is_train, args)
     dataset.transform = Compose([to_rgb, transform])
-    return dataset, _num_classes(dataset, args)
+    if classes:
+        try:
+            follow_classes(dataset, classes)
+        except ValueError as error:
+            split = "training" if is_train else "validation"
+            raise ValueError(f"--data-path {args.data_path}: the {split} images: {error}") from None
+    return dataset, _num_classes(dataset, args, classes)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -123,12 +132,13 @@ class LabelledImages(Dataset):
         self.classes = classes
         self.open_image = open_image
         self.transform = to_rgb
+        self.target_transform: Callable[[int], int] = int
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        return self.transform(self.open_image(self.images[index])), int(self.labels[index])
+        return self.transform(self.open_image(self.images[index])), self.target_transform(int(self.labels[index]))
 
 
 def _in_memory(
@@ -142,9 +152,10 @@ def _in_memory(
     return LabelledImages(images, labels, classes, Image.fromarray)
 
 
-def _num_classes(dataset: Dataset, args: argparse.Namespace) -> int:
+def _num_classes(dataset: Dataset, args: argparse.Namespace, classes: list[str] | None) -> int:
     reader = getattr(dataset, "reader", None)
-    known = len(getattr(dataset, "classes", None) or getattr(reader, "class_to_idx", None) or ())
+    own = len(getattr(dataset, "classes", None) or getattr(reader, "class_to_idx", None) or ())
+    known = len(classes) if classes and class_names(dataset) else own
     if not (known or args.nb_classes):
         raise ValueError(f"--data-set {args.data_set} does not say how many classes it has: give --nb-classes")
     if args.nb_classes and args.nb_classes < known:

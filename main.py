@@ -34,6 +34,7 @@ from training import checkpoint
 from training.board import check_wandb, follow_with_wandb
 from training.broken_images import SkipBroken
 from training.check import check
+from training.classes import check_all_there, class_names
 from training.distributed import World, all_reduce, be_deterministic, init_world, launched, main_process_first, relaunch
 from training.loaders import shared_out, steps_per_epoch, test_loader
 from training.logbook import Logbook, open_directory
@@ -71,15 +72,15 @@ def main(argv: list[str] | None = None) -> None:
             saved = checkpoint.load(args.resume)
         if keeps_log:
             open_directory(Path(args.output_dir), args.resume, args.auto_resume)
-        train_set, test_set = build_data(args, world)
+        train_set, test_set, classes = build_data(args, world, saved)
         model.reset_classifier(args.nb_classes)
         args.flops = fusion.flops(model)
-        args.weights = args.resume or (start_from(model, args.finetune) if args.finetune else "new")
+        args.weights = args.resume or (start_from(model, args.finetune, classes) if args.finetune else "new")
         if saved is not None:
             saved = fit_weights(saved, model, args)
             model.load_state_dict(saved["model"])
         model.to(world.device)
-        trainer = None if args.eval else build_trainer(args, world, model, saved, train_set, test_set)
+        trainer = None if args.eval else build_trainer(args, world, model, saved, train_set, test_set, classes)
         if trainer:
             check_same_start(trainer.state, world)
     except (ValueError, OSError) as error:
@@ -156,21 +157,27 @@ def new_model(args: argparse.Namespace) -> VisionMamba:
     return model
 
 
-def build_data(args: argparse.Namespace, world: World) -> tuple[Dataset | None, Dataset]:
-    """Training images, unless they only evaluate, and test images; settles the number of classes.
+def build_data(
+    args: argparse.Namespace, world: World, saved: dict | None = None
+) -> tuple[Dataset | None, Dataset, list[str] | None]:
+    """Training images, unless they only evaluate, test images, and names of the classes; settles their number.
 
-    Only the main process may download.
+    Labels go by the checkpoint's names of classes, else by those of the training images. Only the main process may
+    download.
     """
     args.download = args.download and world.is_main
 
-    def build() -> tuple[Dataset | None, Dataset]:
-        train_set = None
+    def build() -> tuple[Dataset | None, Dataset, list[str] | None]:
+        train_set, classes = None, (saved or {}).get("classes")
         if not args.eval:
-            train_set, args.nb_classes = datasets.build_dataset(True, args)
-        test_set, args.nb_classes = datasets.build_dataset(False, args)
+            train_set, args.nb_classes = datasets.build_dataset(True, args, classes)
+            if classes and not args.resume_anyway:
+                check_all_there(classes, train_set, f"--resume {args.resume}")
+            classes = classes or class_names(train_set)
+        test_set, args.nb_classes = datasets.build_dataset(False, args, classes)
         if args.skip_bad_images:
-            return train_set and SkipBroken(train_set), SkipBroken(test_set)
-        return train_set, test_set
+            return train_set and SkipBroken(train_set), SkipBroken(test_set), classes
+        return train_set, test_set, classes
 
     return main_process_first(world, build)
 
@@ -196,15 +203,21 @@ def build_trainer(
     saved: dict | None,
     train_set: Dataset,
     test_set: Dataset,
+    classes: list[str] | None,
 ) -> Trainer:
     """The training that flags ask for, new or continued from a checkpoint."""
     choose_trained(model, args.train_only)
-    state = build_state(args, world, model, saved, train_set)
+    state = build_state(args, world, model, saved, train_set, classes)
     return Trainer(args, world, state, train_set, test_set)
 
 
 def build_state(
-    args: argparse.Namespace, world: World, model: VisionMamba, saved: dict | None, train_set: Dataset
+    args: argparse.Namespace,
+    world: World,
+    model: VisionMamba,
+    saved: dict | None,
+    train_set: Dataset,
+    classes: list[str] | None = None,
 ) -> TrainingState:
     """What training changes, new or continued from a checkpoint."""
     args.global_batch = args.batch_size * args.grad_accum_steps * world.size
@@ -220,6 +233,7 @@ def build_state(
         scheduler=scheduler,
         scaler=torch.amp.GradScaler(world.device.type) if autocast_dtype(args, world) == torch.float16 else None,
         settings=dict(vars(args)),
+        classes=classes,
         updates_per_epoch=args.updates_per_epoch,
         epoch=args.start_epoch,
     )

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         check_names(args)
         datasets.check_indexed(args)
         build_model(args)  # settles the size of its images
-        dataset, _ = build_data(args, world)
+        dataset, *_ = build_data(args, world)
     except (ValueError, OSError) as error:
         fail(error, program=PROGRAM)
 

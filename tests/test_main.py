@@ -238,7 +238,7 @@ def test_processes_start_from_the_same_weights_and_drop_differently(run, monkeyp
 def test_the_main_process_alone_downloads(monkeypatch, rank):
     args = parse_args([*PLAIN, "--download"])
     asked = []
-    monkeypatch.setattr(datasets, "build_dataset", lambda train, args: (asked.append(args.download), 10))
+    monkeypatch.setattr(datasets, "build_dataset", lambda train, args, classes: (asked.append(args.download), 10))
     monkeypatch.setattr("training.distributed.barrier", lambda world: None)
     main.build_data(args, CPU._replace(rank=rank, size=2))
     assert asked == [rank == 0] * 2
@@ -260,7 +260,7 @@ def test_a_stream_of_test_images_is_shared_out(run, monkeypatch, tmp_path):
     run("--epochs", 1)
     run("--epochs", 1, "--dist-eval")
     monkeypatch.setattr(
-        datasets, "build_dataset", lambda train, args: build_dataset(train, args) if train else (Stream(), 2)
+        datasets, "build_dataset", lambda train, *args: build_dataset(train, *args) if train else (Stream(), 2)
     )
     assert "16 training and streamed test images" in run("--epochs", 1, "--model-ema", "--output_dir", tmp_path)
     run("--eval", "--resume", tmp_path / "checkpoint.pth")
@@ -567,7 +567,7 @@ def test_evaluation_reads_test_images_alone(run, tmp_path, monkeypatch):
     run("--epochs", 1, "--output_dir", tmp_path)
     built, build_dataset = [], datasets.build_dataset
     monkeypatch.setattr(
-        datasets, "build_dataset", lambda train, args: (built.append(train), build_dataset(train, args))[1]
+        datasets, "build_dataset", lambda train, *args: (built.append(train), build_dataset(train, *args))[1]
     )
     assert "FOLDER, 6 test images, 2 classes" in run("--eval", "--resume", tmp_path / "checkpoint.pth")
     assert built == [False]

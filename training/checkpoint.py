@@ -69,7 +69,8 @@ def load(path: str, flag: str = "--resume") -> dict:
         flag: What the user named it by, for errors to say.
 
     Returns:
-        Its entries. `model` holds the weights, also where the file holds them bare; `model_ema` their average, if any.
+        Its entries. `model` holds the weights, also where the file holds them bare; `model_ema` their average, if any;
+        `classes` the names of the classes in the order of the head, if they are known.
 
     Raises:
         ValueError: The file is missing, broken, or holds anything but tensors and plain data, or no weights.
@@ -90,6 +91,8 @@ def load(path: str, flag: str = "--resume") -> dict:
             raise ValueError(f"{flag} {path}: its {entry} is no table of names and tensors")
     if not isinstance(state.get("settings", {}), dict):
         raise ValueError(f"{flag} {path}: its settings are no table of names and values")
+    if not _is_names(state.get("classes")):
+        raise ValueError(f"{flag} {path}: its classes are no list of names")
     return state
 
 
@@ -105,6 +108,10 @@ def _is_weights(entry: object) -> bool:
         and len(entry) > 0
         and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entry.items())
     )
+
+
+def _is_names(entry: object) -> bool:
+    return entry is None or (isinstance(entry, list) and all(isinstance(name, str) for name in entry))
 
 
 def check_fit(model: nn.Module, weights: dict[str, Tensor], what: str) -> None:

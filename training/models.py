@@ -5,7 +5,7 @@ import re
 
 import torch
 from timm.models import create_model, list_models
-from torch import nn
+from torch import Tensor, nn
 
 import fusion
 from models_mamba import VisionMamba, checkpoint_filter_fn
@@ -88,10 +88,16 @@ def fusion_method(args: argparse.Namespace, plan: tuple[int, ...]) -> fusion.Met
     return method
 
 
-def start_from(model: VisionMamba, path: str) -> str:
-    """Load the weights that --finetune names, ours or published; a head of another shape stays as new.
+def start_from(model: VisionMamba, path: str, classes: list[str] | None = None) -> str:
+    """Load the weights that --finetune names, ours or published; a head that doesn't fit stays as new.
 
     A model of grey images takes weights for coloured ones, summed over the channels.
+
+    Args:
+        model: Takes the weights.
+        path: The file.
+        classes: Names of the classes to learn. Where the file names its own, each class gets its own row of the head;
+            where one of them isn't among the file's, the head is another.
 
     Returns:
         A line about what was loaded.
@@ -99,16 +105,29 @@ def start_from(model: VisionMamba, path: str) -> str:
     Raises:
         ValueError: The file is no checkpoint, or it doesn't fit for other reasons than its head.
     """
-    weights = checkpoint_filter_fn(checkpoint.load(path, "--finetune"), model)
+    saved = checkpoint.load(path, "--finetune")
+    weights = checkpoint_filter_fn(saved, model)
     if model.in_chans == 1 and PATCHES in weights and weights[PATCHES].ndim == 4:
         weights[PATCHES] = weights[PATCHES].sum(dim=1, keepdim=True)  # as timm does
-    head = {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
-    fits = all(key in weights and weights[key].shape == value.shape for key, value in head.items())
-    if not fits:
-        weights = {key: value for key, value in weights.items() if not key.startswith("head.")} | head
+    others = {key: value for key, value in weights.items() if not key.startswith("head.")}
+    head = {key: value for key, value in weights.items() if key.startswith("head.")}
+    if classes and saved.get("classes"):
+        head = _head_for(classes, head, saved["classes"])
+    new_head = {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
+    fits = all(key in head and head[key].shape == value.shape for key, value in new_head.items())
+    weights = others | (head if fits else new_head)
     checkpoint.check_fit(model, weights, f"--finetune {path}")
     model.load_state_dict(weights)
     return path if fits else f"{path}, with a new head for {model.num_classes} classes"
+
+
+def _head_for(classes: list[str], head: dict[str, Tensor], known: list[str]) -> dict[str, Tensor]:
+    """The rows of a head for classes `known` that belong to `classes`; nothing where it lacks one."""
+    if classes == known:
+        return head
+    rows = [known.index(name) for name in classes if name in known]
+    complete = len(rows) == len(classes) and all(len(value) == len(known) for value in head.values())
+    return {key: value[rows] for key, value in head.items()} if complete else {}
 
 
 def check_teacher(args: argparse.Namespace) -> None:

@@ -41,6 +41,7 @@ class TrainingState:
         scheduler: Sets the learning rate, of each epoch or of each step.
         scaler: Scales the loss under fp16.
         settings: The run's flags, as plain data: other programs make the same model from them.
+        classes: Names of the classes in the order of the labels, as far as the data name them.
         updates_per_epoch: Steps of an epoch, where the scheduler goes by steps.
         epoch: The epoch to train next, or to go on with.
         sums: What that epoch has summed up so far.
@@ -54,6 +55,7 @@ class TrainingState:
     scheduler: Scheduler
     scaler: torch.amp.GradScaler | None
     settings: dict
+    classes: list[str] | None = None
     updates_per_epoch: int = 0
     epoch: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
@@ -71,6 +73,7 @@ class TrainingState:
             "scheduler": plateau_state(self.scheduler) if isinstance(self.scheduler, PlateauLRScheduler) else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "settings": self.settings,
+            "classes": self.classes,
             "epoch": self.epoch,
             "sums": asdict(self.sums),
             "best_acc1": self.best_acc1,
@@ -82,7 +85,8 @@ class TrainingState:
         Raises:
             ValueError: The checkpoint holds weights only, or comes from another optimizer or grid of patches.
         """
-        missing = [name for name in self.state_dict() if name not in saved and name not in ("settings", "sums")]
+        optional = ("settings", "classes", "sums")
+        missing = [name for name in self.state_dict() if name not in saved and name not in optional]
         if missing:
             raise ValueError(f"holds no {', '.join(missing)}: evaluate it with --eval, it can't be continued")
         if saved["opt"] != self.opt:
