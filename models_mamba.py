@@ -227,7 +227,7 @@ class VisionMamba(nn.Module):
     def set_random_order(self, class_position: bool = False, tokens: bool = False) -> None:
         """Ask how much the order matters: put the class token at a random place of every batch, or all tokens.
 
-        The class token is read where it is. ValueError where there is not one class token to place.
+        In training only; the class token is read where it is. ValueError where there is not one class token to place.
         """
         if class_position and self.num_prefix_tokens != 1:
             raise ValueError(f"--if_random_cls_token_position: needs one class token, not {self.num_prefix_tokens}")
@@ -342,19 +342,24 @@ class VisionMamba(nn.Module):
         x = self.patch_embed(images)
         B, M, _ = x.shape
         positions = class_token_positions(self.class_token, M)
-        if self.random_class_position:
+        if self.random_class_position and self.training:
             positions = (int(torch.randint(M + 1, (1,))),)
         for position, token in zip(positions, self._class_tokens(), strict=True):
             x = torch.cat((x[:, :position], token.expand(B, -1, -1), x[:, position:]), dim=1)
         x = self.pos_drop(x + self.pos_embed)
         L = x.shape[1]
-        cls_index = torch.tensor(positions, dtype=torch.long, device=x.device).expand(B, -1)
-        source = None
-        if trace_source or self.random_order:
-            patches = [i for i in range(L) if i not in positions]
-            source = torch.tensor(patches, device=x.device).expand(B, -1)
+        # Computed where the images are: a list that is copied to a GPU waits for it.
+        cls_index = torch.empty(B, len(positions), dtype=torch.long, device=x.device)
+        for k, position in enumerate(positions):
+            cls_index[:, k] = position
+        source, shuffled = None, self.random_order and self.training
+        if trace_source or shuffled:
+            source = torch.arange(M, device=x.device)
+            for position in positions:
+                source = source + (source >= position)
+            source = source.expand(B, -1)
         tokens = Tokens(hidden=x, residual=None, cls_index=cls_index, size=x.new_ones(B, L), source=source)
-        return _shuffle(tokens) if self.random_order else tokens
+        return _shuffle(tokens) if shuffled else tokens
 
     def _run(self, block: Block, tokens: Tokens) -> Tokens:
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
@@ -396,7 +401,7 @@ def _class_tokens_first(x: Tensor, cls_index: Tensor) -> Tensor:
 
 def _shuffle(tokens: Tokens) -> Tokens:
     """Put the tokens of all images into one random order."""
-    order = torch.randperm(tokens.hidden.shape[1]).to(tokens.hidden.device)
+    order = torch.randperm(tokens.hidden.shape[1], device=tokens.hidden.device)
     place = order.argsort()  # where each token went
     return tokens._replace(
         hidden=tokens.hidden[:, order], cls_index=place[tokens.cls_index], source=place[tokens.source]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -831,6 +832,14 @@ def test_an_average_off_the_gpu_is_kept_and_not_evaluated():
 
 
 @pytest.mark.parametrize("flag", ["--if_random_cls_token_position", "--if_random_token_rank"])
+def test_evaluation_needs_nothing_of_random_orders(run, tmp_path, flag):
+    run("--epochs", 1, flag, "--output_dir", tmp_path)
+    lines = [run("--eval", "--resume", tmp_path / "checkpoint.pth", *flags) for flags in ((), (flag,))]
+    scores = [re.findall("^model: .* loss [0-9.]+", text, re.M) for text in lines]
+    assert scores[0] == scores[1] != []
+
+
+@pytest.mark.parametrize("flag", ["--if_random_cls_token_position", "--if_random_token_rank"])
 def test_orders_of_the_sequence_change_what_is_learnt(run, tmp_path, flag):
     logs = []
     for name, flags in (("usual", ()), ("random", (flag,)), ("again", (flag,))):
@@ -884,10 +893,10 @@ def test_grey_images(run, tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--bce-loss",),
-        ("--bce-loss", "--mixup", 0.8),
+        ("--bce-loss", "--smoothing", 0),
+        ("--bce-loss", "--smoothing", 0, "--mixup", 0.8),
         ("--cosub", "--drop-path", 0.5),
-        ("--cosub", "--drop-path", 0.5, "--bce-loss", "--mixup", 0.8),
+        ("--cosub", "--drop-path", 0.5, "--bce-loss", "--smoothing", 0, "--mixup", 0.8),
     ],
 )
 def test_other_losses_train(run, tmp_path, flags):
@@ -897,6 +906,22 @@ def test_other_losses_train(run, tmp_path, flags):
         run("--epochs", 1, *chosen, "--output_dir", tmp_path / name)
         losses.append(read_log(tmp_path / name / "log.txt")[0]["train_loss"])
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "soft"),
+    [
+        (("--bce-loss", "--smoothing", "0"), False),
+        (("--cosub",), True),
+        (("--cosub", "--bce-loss", "--smoothing", "0"), False),
+    ],
+)
+def test_what_is_binary(flags, soft):
+    """--bce-loss takes mixed targets above 0 for 1, as DeiT III; --cosub is binary with and without it."""
+    objective = run_module.build_objective(parse_args([*flags, "--mixup", "1", "--drop-path", "0.5"]), CPU)
+    logits, targets = torch.randn(2, 3), torch.tensor([[0.2, 0.8, 0.0], [0.0, 1.0, 0.0]])
+    expected = F.binary_cross_entropy_with_logits(logits, targets if soft else targets.gt(0).float())
+    torch.testing.assert_close(objective.criterion(logits, targets), expected)
 
 
 def test_accumulating_is_a_larger_batch(run, tmp_path):

@@ -330,8 +330,17 @@ def class_token_of(model, tokens, row):
     return all(torch.equal(tokens.hidden[b, tokens.cls_index[b, 0]], expected) for b in range(len(tokens.hidden)))
 
 
+@pytest.mark.parametrize("chosen", [{"class_position": True}, {"tokens": True}])
+def test_only_training_puts_tokens_into_a_random_order(chosen):
+    model = small().eval()
+    usual = model(images())
+    model.set_random_order(**chosen)
+    assert torch.equal(model(images()), usual)
+    assert not torch.equal(model.train()(images()), usual)
+
+
 def test_a_random_place_of_the_class_token_is_known():
-    model, places = small(), set()
+    model, places = small().train(), set()
     model.set_random_order(class_position=True)
     for _ in range(60):
         tokens = model._embed(images(), trace_source=True)
@@ -341,7 +350,7 @@ def test_a_random_place_of_the_class_token_is_known():
 
 
 def test_a_random_order_of_the_tokens_is_known():
-    model, orders = small(), set()
+    model, orders = small().train(), set()
     usual = model._embed(images(), trace_source=True)
     model.set_random_order(tokens=True)
     for _ in range(5):
@@ -356,7 +365,7 @@ def test_a_random_order_of_the_tokens_is_known():
 
 
 def test_a_trace_follows_a_random_order():
-    model = small()
+    model = small().train()
     usual = model._embed(images(), trace_source=True)
     model.set_random_order(tokens=True)
     with fusion.trace(model) as trace:

@@ -62,8 +62,12 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="let only the mixers, head and position embedding learn, or only the head",
     )
     add("--train-mode", default=True, help="dropout and stochastic depth while training", **_SWITCH)
-    add("--if_random_cls_token_position", action="store_true", help="put the class token at a random place each time")
-    add("--if_random_token_rank", action="store_true", help="put all tokens in a random order each time")
+    add(
+        "--if_random_cls_token_position",
+        action="store_true",
+        help="put the class token at a random place of each training batch",
+    )
+    add("--if_random_token_rank", action="store_true", help="put all tokens of each training batch in a random order")
     add(
         "--grad-checkpointing",
         action="store_true",
@@ -243,8 +247,16 @@ def add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
 def add_loss_flags(parser: argparse.ArgumentParser) -> None:
     """The group of flags about what is minimised."""
     add = parser.add_argument_group("loss").add_argument
-    add("--bce-loss", action="store_true", help="binary cross entropy, a sigmoid for each class, as in DeiT III")
-    add("--cosub", action="store_true", help="two sub-models, as drop path draws them, that also teach each other")
+    add(
+        "--bce-loss",
+        action="store_true",
+        help="binary cross entropy with every class that was mixed into an image, as in DeiT III; needs --smoothing 0",
+    )
+    add(
+        "--cosub",
+        action="store_true",
+        help="two sub-models, as drop path draws them, that also teach each other, by binary cross entropy",
+    )
     add(
         "--distillation-type",
         default="none",

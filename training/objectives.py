@@ -64,25 +64,17 @@ class Distillation:
 @dataclass(frozen=True)
 class Cosub:
     """Two sub-models, as drop path draws them, on the same images, each also taught by the other
-    (Co-training 2^L Submodels, arXiv 2212.04884, section 3).
+    (Co-training 2^L Submodels, arXiv 2212.04884, section 3): as published, by the sigmoid of each class.
 
     Attributes:
         criterion: Of logits and targets.
-        soft_criterion: Of logits and the other sub-model's probabilities.
-        binary: Each class has a probability of its own.
     """
 
     criterion: nn.Module
-    soft_criterion: nn.Module
-    binary: bool
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         first, second = model(torch.cat((images, images))).chunk(2)
         loss = self.criterion(first, targets) + self.criterion(second, targets)
         for taught, teacher in ((first, second), (second, first)):
-            loss = loss + self.soft_criterion(taught, self.probabilities(teacher.detach()))
+            loss = loss + F.binary_cross_entropy_with_logits(taught, teacher.detach().sigmoid())
         return loss / 4
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Targets [B, classes] for a sub-model from the other one's logits."""
-        return logits.sigmoid() if self.binary else logits.softmax(dim=1)

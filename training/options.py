@@ -138,7 +138,20 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
             args.compile and args.if_random_cls_token_position,
             "--compile: is for one order of tokens, not for --if_random_cls_token_position",
         ),
-        (args.smoothing == 1 and (args.bce_loss or not args.mixed), "--smoothing: of 1 leaves nothing to learn"),
+        (
+            args.if_random_token_rank and not args.train_mode,
+            "--if_random_token_rank: is a part of what --no-train-mode leaves out",
+        ),
+        (
+            args.if_random_cls_token_position and not args.train_mode,
+            "--if_random_cls_token_position: is a part of what --no-train-mode leaves out",
+        ),
+        (
+            args.bce_loss and args.smoothing > 0,
+            f"--bce-loss: takes every class above 0 for right, which is all of them with --smoothing {args.smoothing}; "
+            "add --smoothing 0",
+        ),
+        (args.smoothing == 1 and not args.mixed, "--smoothing: of 1 leaves nothing to learn"),
         (
             args.grad_checkpointing and args.scan_recompute,
             "--scan-recompute: is a part of what --grad-checkpointing does; choose one",

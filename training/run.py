@@ -25,7 +25,7 @@ from training.distributed import World
 from training.interruption import InterruptedTraining, Interruption
 from training.loaders import shared_out, test_loader, train_loader
 from training.logbook import Logbook
-from training.losses import create_criterion
+from training.losses import binary_cross_entropy, create_criterion
 from training.memory import PeakMemory
 from training.models import build_teacher
 from training.objectives import Classification, Cosub, Distillation, Objective
@@ -190,9 +190,12 @@ def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:
 
 def build_objective(args: argparse.Namespace, world: World) -> Objective:
     """The loss that flags ask for."""
-    criterion = create_criterion(args.mixed, args.smoothing, args.bce_loss)
+    if args.bce_loss or args.cosub:
+        criterion = binary_cross_entropy(soft=not args.bce_loss, smoothing=args.smoothing)
+    else:
+        criterion = create_criterion(args.mixed, args.smoothing)
     if args.cosub:
-        return Cosub(criterion, create_criterion(True, 0.0, args.bce_loss), args.bce_loss)
+        return Cosub(criterion)
     if args.distillation_type == "none":
         return Classification(criterion)
     teacher = DistillationTeacher(build_teacher(args, world.device)).to(world.device)
