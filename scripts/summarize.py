@@ -2,18 +2,22 @@
 
     python scripts/summarize.py output/fmnist_cpu                     # every run below a directory
     python scripts/summarize.py output/fmnist_cpu --plot curves.png --save runs.json
-    python scripts/summarize.py runs.json --format latex
+    python scripts/summarize.py runs.json --format latex --columns "run,top-1 %,training MB,x memory"
+    python scripts/summarize.py runs.json --format csv > runs.csv     # all columns
 
-Runs that differ in nothing but the seed are one row, mean ± standard deviation. Seconds are those of training an epoch:
-the median of a run's epochs, so that a slow moment of the machine doesn't count; memory is the largest of any epoch.
-"x time" and "x memory" compare with the run of the same seed that fuses nothing; "x tokens", the mean number of tokens
-in a layer against that run's, is what they should be. A row of "2 of 3" epochs is not finished.
+Runs that differ in nothing but the seed are one row, mean ± standard deviation, called by what their directories' names
+have in common. Seconds are those of training an epoch: the median of a run's epochs, so that a slow moment of the
+machine doesn't count; memory is the largest of any epoch. "x time" and "x memory" compare with the run of the same seed
+that fuses nothing, and are left out where there is none; "x tokens", the mean number of tokens in a layer against that
+run's, is what they should be. A row of "2 of 3" epochs is not finished.
 """
 
 import argparse
 import csv
 import io
+import re
 import sys
+import textwrap
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,8 +26,15 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fusion.pictures import PALETTE
-from training.results import Run, Spread, baseline, by_experiment, find_runs, fused, strategy, write_runs
+from training.parser import check_known
+from training.results import Run, Spread, baseline, by_experiment, common_name, find_runs, fused, strategy, write_runs
 
+COLUMNS = (
+    *("run", "strategy", "fused", "seeds", "epochs", "best top-1 %", "top-1 %", "s / epoch", "x time", "total"),
+    *("training MB", "x memory", "peak MB", "M mult-adds", "x tokens", "tokens at the end"),
+)
+SHOWN = ("run", "strategy", "fused", "epochs", "top-1 %", "s / epoch", "x time", "x memory")  # what a page has room for
+LEGEND_SIGNS = 130  # that a legend line as wide as the figure holds
 PLACES = {"top-1 %": 2, "best top-1 %": 2, "s / epoch": 1, "x time": 2, "x memory": 2, "x tokens": 2}
 
 
@@ -31,14 +42,25 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="PATH", help="output directories, or files of --save")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="how to print the table")
+    parser.add_argument(
+        "--columns",
+        metavar="NAME,...",
+        help=f"what to show: all, or some of {', '.join(COLUMNS).replace('%', '%%')}; if not given, all in csv, else "
+        f"{', '.join(SHOWN).replace('%', '%%')}",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against time, memory and epochs")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write all that was logged into one JSON file")
     parser.add_argument("--command", metavar="TEXT", default="", help="what made the runs, for --save to say")
     args = parser.parse_args(argv)
     try:
+        columns = chosen_columns(args.columns or ("all" if args.format == "csv" else ",".join(SHOWN)))
         runs = [run for path in args.runs for run in find_runs(path)]
-        experiments = by_experiment(runs)
-        print(FORMATS[args.format]([row(experiment, experiments) for experiment in experiments]))
+        experiments, notes = by_experiment(runs)
+        notes += [note for experiment in experiments for note in unpaired(experiment, experiments)]
+        rows = [row(experiment, experiments) for experiment in experiments]
+        print(FORMATS[args.format]([{name: cells[name] for name in columns} for cells in rows]))
+        for note in notes:
+            print(f"summarize.py: {note}", file=sys.stderr)
         if args.plot:
             draw(experiments).savefig(args.plot, dpi=150)
         if args.save:
@@ -47,20 +69,25 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"summarize.py: error: {error}")
 
 
+def chosen_columns(text: str) -> list[str]:
+    """The columns that --columns names, in its order; ValueError for a name that there isn't."""
+    names = list(COLUMNS) if text == "all" else [name.strip() for name in text.split(",")]
+    for name in names:
+        check_known("--columns", name, COLUMNS)
+    return names
+
+
 def row(runs: list[Run], experiments: list[list[Run]]) -> dict[str, str]:
     """An experiment's cells by column; empty where no epoch is done, or no run without fusion is there to compare."""
     first, plain = runs[0], baseline(runs, experiments)
     counts, flops = first.settings["token_counts"], first.settings.get("flops")
-    cells = {
-        "run": first.name,
+    cells = dict.fromkeys(COLUMNS, "") | {
+        "run": common_name(runs),
         "strategy": strategy(first),
         "fused": str(fused(first)),
         "seeds": str(len(runs)),
         "epochs": f"{len(first.epochs)} of {first.settings['last_epoch']}",
-        **dict.fromkeys(("best top-1 %", "top-1 %", "s / epoch", "x time", "total", "training MB", "x memory"), ""),
-        "peak MB": "",
         "M mult-adds": f"{flops / 1e6:.0f}" if flops else "",
-        "x tokens": "",
         "tokens at the end": f"{counts[-1]} of {counts[0]}",
     }
     if plain:
@@ -82,8 +109,8 @@ def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[flo
         "training MB": [run.largest("training_memory_mb") for run in runs],
         "peak MB": [run.largest("peak_memory_mb") for run in runs],
     }
-    if plain:
-        pairs = [(run, same_seed(run, plain)) for run in runs]
+    pairs = [(run, same_seed(run, plain or [])) for run in runs]
+    if all(other for _, other in pairs):
         found["x time"] = [run.seconds_per_epoch / other.seconds_per_epoch for run, other in pairs]
         if all(other.largest("training_memory_mb") for _, other in pairs):  # 0 where the system can't reset its peak
             found["x memory"] = [
@@ -92,9 +119,19 @@ def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[flo
     return found
 
 
-def same_seed(run: Run, among: list[Run]) -> Run:
-    """The one of the same seed, which most likely ran on the same day and revision; the first if there is none."""
-    return next((other for other in among if other.settings.get("seed") == run.settings.get("seed")), among[0])
+def same_seed(run: Run, among: list[Run]) -> Run | None:
+    """The one of the same seed, which most likely ran on the same day and revision."""
+    return next((other for other in among if other.settings.get("seed") == run.settings.get("seed")), None)
+
+
+def unpaired(runs: list[Run], experiments: list[list[Run]]) -> list[str]:
+    """A line about each run that keeps its row from "x time", since the run without fusion has no such seed."""
+    plain = baseline(runs, experiments)
+    return [
+        f"{run.source}: no x time and x memory, since no run without fusion has its seed, {run.settings.get('seed')}"
+        for run in runs
+        if plain and run.epochs and not same_seed(run, plain)
+    ]
 
 
 def spread(values: list[float], places: int) -> str:
@@ -107,11 +144,16 @@ def spread(values: list[float], places: int) -> str:
 def markdown(rows: list[dict[str, str]]) -> str:
     """A table for a README, columns aligned."""
     lines = [list(rows[0]), *(list(cells.values()) for cells in rows)]
+    lines = [[re.sub(r"([\\|`*_<>\[\]~])", r"\\\1", one_line(cell)) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
+
+
+def one_line(cell: str) -> str:
+    return " ".join(cell.split())
 
 
 def comma_separated(rows: list[dict[str, str]]) -> str:
@@ -125,12 +167,15 @@ def comma_separated(rows: list[dict[str, str]]) -> str:
 
 def latex(rows: list[dict[str, str]]) -> str:
     """The table for a paper, with the rules of the package booktabs."""
-    signs = str.maketrans({"%": r"\%", "_": r"\_", "±": r"$\pm$", "&": r"\&", "#": r"\#"})
+    signs = {sign: f"\\{sign}" for sign in "%_&#{}$"}
+    named = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
+    signs |= {sign: rf"\text{name}{{}}" for sign, name in named.items()} | {"±": r"$\pm$"}
 
     def line(cells) -> str:
-        return " & ".join(cell.translate(signs) for cell in cells) + r" \\"
+        return " & ".join(one_line(cell).translate(str.maketrans(signs)) for cell in cells) + r" \\"
 
-    head = rf"\begin{{tabular}}{{{'l' * 2 + 'r' * (len(rows[0]) - 2)}}}"
+    alignment = "".join("l" if name in ("run", "strategy") else "r" for name in rows[0])
+    head = rf"\begin{{tabular}}{{{alignment}}}"
     body = "\n".join(line(cells.values()) for cells in rows)
     return "\n".join([head, r"\toprule", line(rows[0]), r"\midrule", body, r"\bottomrule", r"\end{tabular}"])
 
@@ -140,9 +185,12 @@ FORMATS = {"markdown": markdown, "csv": comma_separated, "latex": latex}
 
 def draw(experiments: list[list[Run]]) -> Figure:
     """Accuracy against time and memory, and accuracy and memory of every epoch; a colour for each experiment."""
-    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
+    drawn = [group for group in experiments if group[0].epochs]
+    names = [_label(runs) for runs in drawn]
+    columns = max(1, min(6, LEGEND_SIGNS // (max(map(len, names), default=0) + 6)))
+    figure = Figure(figsize=(9.6, 6.2 + 0.2 * -(-len(drawn) // columns)), layout="constrained")
     axes = figure.subplots(2, 2)
-    for number, runs in enumerate(group for group in experiments if group[0].epochs):
+    for number, runs in enumerate(drawn):
         style = {"color": PALETTE[number % len(PALETTE)], "marker": "osD^vP"[number % 6], "markersize": 5}
         _draw_experiment(axes, runs, style)
     labels = (
@@ -155,15 +203,23 @@ def draw(experiments: list[list[Run]]) -> Figure:
         axis.set(xlabel=x, ylabel=y)
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=x == "epoch")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=9)
+    if drawn:
+        handles, _ = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=columns, fontsize=9)
     return figure
 
 
+def _label(runs: list[Run]) -> str:
+    """What the legend calls an experiment."""
+    first = runs[0]
+    unfinished = "" if first.complete else f" ({len(first.epochs)} of {first.settings['last_epoch']} epochs)"
+    label = textwrap.shorten(f"{common_name(runs)}, {fused(first)} fused{unfinished}", LEGEND_SIGNS - 6)
+    return label.replace("$", r"\$")  # which would begin a formula
+
+
 def _draw_experiment(axes: list[list[Axes]], runs: list[Run], style: dict) -> None:
-    unfinished = "" if runs[0].complete else f" ({len(runs[0].epochs)} of {runs[0].settings['last_epoch']} epochs)"
-    label = f"{runs[0].name}, {fused(runs[0])} fused{unfinished}"
     acc1 = [run.epochs[-1]["test_acc1"] for run in runs]
-    axes[0][0].plot([run.seconds_per_epoch for run in runs], acc1, linestyle="", label=label, **style)
+    axes[0][0].plot([run.seconds_per_epoch for run in runs], acc1, linestyle="", label="run", **style)
     axes[0][1].plot([run.largest("training_memory_mb") for run in runs], acc1, linestyle="", **style)
     for axis, column in zip(axes[1], ("test_acc1", "peak_memory_mb"), strict=True):
         for run in runs:

@@ -1,9 +1,11 @@
 """Finished and unfinished runs, read back from what they left, and what repeated runs come to over their seeds."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import NamedTuple
@@ -18,10 +20,12 @@ COLUMNS = (
     "training_memory_mb",
 )  # of log.txt, that tables need
 PATHS = ("output_dir", "data_path", "config", "resume", "weights")  # where a run was, which no other machine has
+FILES = ("finetune", "teacher_path")  # what a run started from, known by its name alone
 # What else may differ between the seeds of one experiment: how it was started, watched and loaded, and on what day.
 NOT_COMPARED = (
     *PATHS,
     "seed",
+    "recipe",  # what it sets is compared
     "auto_resume",
     "resume_anyway",
     "start_epoch",
@@ -40,6 +44,8 @@ NOT_COMPARED = (
     "date",
 )
 
+# What --no-aug leaves without effect.
+AUGMENTATION = ("aa", "color_jitter", "ThreeAugment", "src", "train_interpolation", "reprob", "remode", "recount")
 # What must be alike for a run's time and memory to be compared with those of another one.
 COMPARABLE = (
     "model",
@@ -68,11 +74,13 @@ class Run:
         name: That of its directory, without the -seedS that tells it from its repetitions.
         settings: Its flags and what followed from them: the entries of args.json.
         epochs: The lines of log.txt, in order.
+        source: Its directory, or the file that holds it.
     """
 
     name: str
     settings: dict
     epochs: list[dict]
+    source: str = ""
 
     @property
     def complete(self) -> bool:
@@ -118,7 +126,7 @@ def read_log(path: Path) -> list[dict]:
         try:
             epoch = json.loads(line)
             epochs.append(epoch | {"epoch": int(epoch["epoch"])})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if number == len(lines):
                 break
             raise ValueError(f"{path}: line {number} is no epoch of a run") from None
@@ -134,11 +142,11 @@ def read_run(directory: Path) -> Run:
     try:
         settings = json.loads((directory / "args.json").read_text())
         epochs = read_log(directory / "log.txt")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{directory}: no run to read ({error})") from None
     _check(settings, epochs, directory)
     name = directory.resolve().name.removesuffix(f"-seed{settings.get('seed')}")
-    return Run(name, _default_settings() | settings, epochs)
+    return Run(name, _default_settings() | settings, epochs, str(directory))
 
 
 @cache
@@ -148,24 +156,38 @@ def _default_settings() -> dict:
 
 
 def _check(settings: object, epochs: object, source: Path) -> None:
-    """See that all is there that a table shows; ValueError where it is not."""
-
-    def is_number(value: object) -> bool:
-        return isinstance(value, int | float)
-
+    """See that all that a table shows is there and of its kind; ValueError where it is not."""
     if not isinstance(settings, dict) or not isinstance(settings.get("fusion_strategy"), str):
         raise ValueError(f"{source}: holds no settings of a run")
     counts = settings.get("token_counts")
-    if not (isinstance(counts, list) and len(counts) > 1 and all(map(is_number, counts)) and min(counts) > 0):
+    if not (isinstance(counts, list) and len(counts) > 1 and all(map(_is_number, counts)) and min(counts) > 0):
         raise ValueError(f"{source}: holds no token_counts")
-    if not is_number(settings.get("last_epoch")):
+    if not _is_number(settings.get("last_epoch")):
         raise ValueError(f"{source}: doesn't say its last_epoch")
+    if not (settings.get("flops") is None or _is_number(settings["flops"])):
+        raise ValueError(f"{source}: its flops are no number")
+    for name in FILES:
+        if not isinstance(settings.get(name) or "", str):
+            raise ValueError(f"{source}: its {name} names no file")
     if not (isinstance(epochs, list) and all(isinstance(epoch, dict) for epoch in epochs)):
         raise ValueError(f"{source}: holds no epochs of a run")
+    if not (_is_shallow(settings) and _is_shallow(epochs)):
+        raise ValueError(f"{source}: what it holds is nested deeper than a run's settings and epochs")
     for epoch in epochs:
-        missing = [name for name in COLUMNS if not is_number(epoch.get(name))]
-        if missing:
-            raise ValueError(f"{source}: an epoch has no {missing[0]}")
+        missing = [name for name in COLUMNS if not _is_number(epoch.get(name))]
+        if missing or epoch["train_seconds"] <= 0:
+            raise ValueError(f"{source}: an epoch has no {missing[0] if missing else 'train_seconds'}")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that a table can show: finite, and no larger than anything that a run counts."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+
+
+def _is_shallow(value: object, levels: int = 4) -> bool:
+    """Whether lists and dictionaries are at most so many levels deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in inner)
 
 
 def find_runs(path: Path) -> list[Run]:
@@ -185,11 +207,13 @@ def find_runs(path: Path) -> list[Run]:
 def _read_file(path: Path) -> list[Run]:
     try:
         runs = [(run["name"], run["settings"], run["epochs"]) for run in json.loads(path.read_text())["runs"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a file of runs ({error!r})") from None
-    for _, settings, epochs in runs:
+    for name, settings, epochs in runs:
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: a run has no name")
         _check(settings, epochs, path)
-    return [Run(name, _default_settings() | settings, epochs) for name, settings, epochs in runs]
+    return [Run(name, _default_settings() | settings, epochs, f"{path} ({name})") for name, settings, epochs in runs]
 
 
 def write_runs(path: Path, runs: list[Run], about: dict) -> None:
@@ -205,26 +229,36 @@ def write_runs(path: Path, runs: list[Run], about: dict) -> None:
     path.write_text(json.dumps(about | {"runs": plain}, indent=1) + "\n")
 
 
-def by_experiment(runs: list[Run]) -> list[list[Run]]:
+def by_experiment(runs: list[Run]) -> tuple[list[list[Run]], list[str]]:
     """Runs that differ in nothing but their seed, together, complete ones apart from the others; no fusion first.
 
-    Raises:
-        ValueError: One is there twice.
+    Returns:
+        The experiments; and a line about each run that is left out, since another has its settings and seed.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, dict[str, Run]] = {}
+    notes = []
     for run in runs:
-        compared = _without(run.settings, NOT_COMPARED)
-        key = json.dumps([run.name, run.complete or len(run.epochs), compared], sort_keys=True)
-        group = groups.setdefault(key, [])
-        if any(other.settings.get("seed") == run.settings.get("seed") for other in group):
-            raise ValueError(f"{run.name}: two runs with the same settings and seed {run.settings.get('seed')}")
-        group.append(run)
-    return sorted(groups.values(), key=lambda group: fused(group[0]) > 0)
+        unused = AUGMENTATION if run.settings["no_aug"] else ()
+        compared = _without(run.settings, (*NOT_COMPARED, *unused))
+        key = json.dumps([run.complete or len(run.epochs), compared], sort_keys=True)
+        seed = run.settings.get("seed")
+        first = groups.setdefault(key, {}).setdefault(json.dumps(seed), run)
+        if first is not run:
+            notes.append(f"{run.source}: left out, has the settings and the seed, {seed}, of {first.source}")
+    return sorted((list(group.values()) for group in groups.values()), key=lambda group: fused(group[0]) > 0), notes
+
+
+def common_name(runs: list[Run]) -> str:
+    """What an experiment is called: the words that its runs' names begin with alike, or all the names."""
+    names = list(dict.fromkeys(run.name for run in runs))
+    words = zip(*(re.findall(r"[^\W_]+|[\W_]+", name) for name in names), strict=False)
+    alike = "".join(here[0] for here in takewhile(lambda here: len(set(here)) == 1, words))
+    return names[0] if len(names) == 1 else alike.rstrip("-_. ") or ", ".join(names)
 
 
 def _without(settings: dict, names: tuple[str, ...]) -> dict:
     """The settings but those; of files that a run started from, the name alone."""
-    files = {name: Path(settings[name]).name for name in ("finetune", "teacher_path") if settings.get(name)}
+    files = {name: Path(settings[name]).name for name in FILES if settings.get(name)}
     return {name: value for name, value in (settings | files).items() if name not in names}
 
 

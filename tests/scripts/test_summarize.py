@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts import summarize as program
-from training.results import Spread, find_runs
+from training.results import Spread, by_experiment, find_runs
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "summarize.py"
@@ -101,6 +102,12 @@ def test_a_flag_that_is_newer_than_a_run_was_at_its_default(tmp_path):
     assert [row["seeds"] for row in table(tmp_path)] == ["2", "1"]
 
 
+def test_what_has_no_effect_is_not_compared(tmp_path):
+    for seed, no_aug, aa in ((0, True, "none"), (1, True, "rand-m9"), (2, False, "none"), (3, False, "rand-m9")):
+        write_run(tmp_path / f"no-seed{seed}", seed=seed, no_aug=no_aug, aa=aa, recipe=aa)
+    assert [row["seeds"] for row in table(tmp_path)] == ["2", "1", "1"]
+
+
 def test_ratios_are_to_the_run_of_the_same_seed(tmp_path):
     for seed, slow in ((0, 1.0), (1, 2.0)):
         write_run(tmp_path / f"plain-seed{seed}", seed=seed, seconds=4 * slow, epochs=1, accuracies=[90.0])
@@ -108,10 +115,31 @@ def test_ratios_are_to_the_run_of_the_same_seed(tmp_path):
     assert [row["x time"] for row in table(tmp_path)] == ["1.00 \u00b1 0.00", "0.50 \u00b1 0.00"]
 
 
-def test_a_seed_without_its_own_run_to_compare_with_takes_another(tmp_path):
-    write_run(tmp_path / "plain-seed0", seconds=4.0)
-    write_run(tmp_path / "all-seed7", "all", [17, 17, 9], seed=7, seconds=1.0)
-    assert [row["x time"] for row in table(tmp_path)] == ["1.00", "0.33"]  # 1.5 / 4.5
+def test_a_seed_without_its_own_run_to_compare_with_has_no_ratio_and_says_so(tmp_path):
+    write_run(tmp_path / "plain-seed0")
+    write_run(tmp_path / "all-seed0", "all", [17, 17, 9])
+    write_run(tmp_path / "all-seed7", "all", [17, 17, 9], seed=7)
+    plain, fused = table(tmp_path)
+    assert (plain["x time"], fused["x time"], fused["x memory"], fused["x tokens"]) == ("1.00", "", "", "1.00")
+    _, _, err = summarize(tmp_path)
+    assert err.splitlines() == [
+        f"summarize.py: {tmp_path}/all-seed7: no x time and x memory, since no run without fusion has its seed, 7"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        (("no", "no-seed1"), "no"),
+        (("vim_small-a", "vim_small-b"), "vim_small"),
+        (("run1", "run2"), "run1, run2"),
+        (("upper", "upper-half"), "upper"),
+    ],
+)
+def test_seeds_are_one_row_whatever_their_directories_are_called(tmp_path, names, name):
+    for seed, directory in enumerate(names):
+        write_run(tmp_path / directory, seed=seed)
+    assert [(row["run"], row["seeds"]) for row in table(tmp_path)] == [(name, "2")]
 
 
 def test_seeds_on_different_gpus_are_one_row(tmp_path):
@@ -172,10 +200,14 @@ def test_saved_runs_and_others_are_one_experiment(tmp_path):
 
 
 def test_a_run_given_twice_is_no_second_seed(tmp_path):
-    write_run(tmp_path / "no-seed0")
-    code, _, err = summarize(tmp_path, tmp_path)
-    assert code == 1
-    assert "no: two runs with the same settings and seed 0" in err
+    write_run(tmp_path / "first", accuracies=[90.0, 90.0])
+    write_run(tmp_path / "second", accuracies=[10.0, 10.0])
+    write_run(tmp_path / "third", seed=1, accuracies=[90.0, 90.0])
+    code, out, err = summarize(tmp_path, "--columns", "seeds,top-1 %", "--format", "csv")
+    assert (code, out) == (0, "seeds,top-1 %\n2,90.00 \u00b1 0.00\n")
+    (line,) = err.splitlines()
+    assert f"{tmp_path}/second: left out" in line
+    assert f"{tmp_path}/first" in line
 
 
 def test_a_run_that_started_later_is_complete_at_its_last_epoch(tmp_path):
@@ -197,20 +229,40 @@ def test_memory_that_could_not_be_measured_is_not_compared(tmp_path):
 
 def test_the_readme_shows_what_was_measured():
     code, out, err = summarize(ROOT / "results" / "fmnist_cpu.json")
-    assert code == 0, err
+    assert (code, err) == (0, "")
     assert out in (ROOT / "README.md").read_text()
 
 
+def test_columns(tmp_path):
+    write_run(tmp_path / "run")
+    columns = [len(summarize(tmp_path, *flags)[1].splitlines()[0].split(" | ")) for flags in ((), ("--columns", "all"))]
+    assert columns == [8, 16]
+    _, out, _ = summarize(tmp_path, "--columns", "peak MB, run")
+    assert out.splitlines()[0] == "| peak MB | run |"
+    code, _, err = summarize(tmp_path, "--columns", "run,peek MB")
+    assert code == 1
+    assert "--columns peek MB: no such name, did you mean peak MB" in err
+
+
 def test_markdown_and_latex(tmp_path):
-    write_run(tmp_path / "my_run")
+    write_run(tmp_path / "a|b_c*")
     _, out, _ = summarize(tmp_path)
     header, rule, row = out.splitlines()
     assert len(header) == len(rule) == len(row)
-    assert header.startswith("| run    | strategy |")
-    _, out, _ = summarize(tmp_path, "--format", "latex")
-    assert out.splitlines()[0] == r"\begin{tabular}{llrrrrrrrrrrrrrr}"
-    assert r"best top-1 \% & top-1 \%" in out
-    assert r"my\_run & no & 0 & 1 & 2 of 2 & 90.50" in out
+    assert row.startswith(r"| a\|b\_c\* | no       | 0 ")
+    _, out, _ = summarize(tmp_path, "--format", "latex", "--columns", "run,strategy,fused,top-1 %")
+    assert out.splitlines()[0] == r"\begin{tabular}{llrr}"
+    assert r"run & strategy & fused & top-1 \% \\" in out
+    assert r"a\textbar{}b\_c* & no & 0 & 90.50 \\" in out
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "a&b", "50%", "$x^2$", "{brace}", "~tilde", "<i>", "#1"])
+def test_latex_shows_any_name(tmp_path, name):
+    write_run(tmp_path / name)
+    _, out, _ = summarize(tmp_path, "--format", "latex", "--columns", "run")
+    cell = out.splitlines()[4].removesuffix(r" \\")
+    assert re.fullmatch(r"([\w ]|\\[%_&#{}$]|\\text\w+\{\})+", cell), cell
+    assert summarize(tmp_path, "--plot", tmp_path / "curves.png")[0] == 0
 
 
 def test_curves(tmp_path):
@@ -219,6 +271,59 @@ def test_curves(tmp_path):
     code, _, err = summarize(tmp_path, "--plot", tmp_path / "curves.png")
     assert code == 0, err
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_legend_of_many_rows_is_all_in_the_picture(tmp_path):
+    for number in range(14):
+        write_run(tmp_path / f"interleaved-with-a-long-name-{number}", "all", [90, 90, 20], lr=number)
+    figure = program.draw(by_experiment(find_runs(tmp_path))[0])
+    figure.draw_without_rendering()
+    legend, (width, height) = figure.legends[0].get_window_extent(), figure.get_size_inches() * figure.dpi
+    assert len(figure.legends[0].get_texts()) == 14
+    assert 0 <= legend.x0 < legend.x1 <= width
+    assert 0 <= legend.y0 < legend.y1 <= height
+    assert all(axis.get_window_extent().y1 < legend.y0 for axis in figure.axes)
+    assert min(axis.get_window_extent().height for axis in figure.axes) > 0.25 * height
+
+
+SETTINGS = {"model": "m", "fusion_strategy": "no", "token_counts": [17, 9], "last_epoch": 1, "seed": 0}
+EPOCH = {"epoch": 0, "test_acc1": 9.0, "train_seconds": 1.0, "peak_memory_mb": 9, "training_memory_mb": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "epoch"),
+    [
+        ({}, {"train_seconds": 0}),
+        ({}, {"train_seconds": float("inf")}),
+        ({}, {"test_acc1": float("nan")}),
+        ({}, {"peak_memory_mb": 10**400}),
+        ({}, {"epoch": float("inf")}),
+        ({}, {"note": [[[[[1]]]]]}),
+        ({"flops": "many"}, {}),
+        ({"finetune": 3}, {}),
+        ({"teacher_path": ["a"]}, {}),
+        ({"last_epoch": None}, {}),
+        ({"token_counts": [17, True]}, {}),
+        ({"versions": {"a": [[{"b": 1}]]}}, {}),
+    ],
+)
+def test_edited_runs_are_one_line(tmp_path, settings, epoch):
+    (tmp_path / "args.json").write_text(json.dumps(SETTINGS | settings))
+    (tmp_path / "log.txt").write_text(json.dumps(EPOCH | epoch) + "\n" + json.dumps(EPOCH | {"epoch": 1}) + "\n")
+    code, out, err = summarize(tmp_path, "--plot", tmp_path / "curves.png", "--save", tmp_path / "runs.json")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert str(tmp_path) in err
+
+
+@pytest.mark.parametrize("name", ["args.json", "log.txt", "runs.json"])
+def test_what_is_nested_too_deeply_is_one_line(tmp_path, name):
+    write_run(tmp_path / "run")
+    deep = '{"runs": ' + '{"a": ' * 100_000 + "1" + "}" * 100_001
+    path = tmp_path / name if name == "runs.json" else tmp_path / "run" / name
+    path.write_text(deep + "\n" + deep + "\n")
+    code, out, err = summarize(path if name == "runs.json" else tmp_path)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert str(tmp_path) in err
 
 
 @pytest.mark.parametrize(
