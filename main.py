@@ -1,6 +1,6 @@
 """Train or evaluate Vision Mamba with token fusion.
 
-One process:       python main.py
+One process:       python main.py --recipe short --epochs 12
 Two processes:     torchrun --nproc-per-node=2 main.py --model vim_nano_patch4_32 --data-set CIFAR --data-path datasets
 Two machines:      torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 main.py ...
 Fusing tokens:     python main.py --fusion-strategy upper --fusion-layer 3 --fusion-token 2
@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
-from timm.scheduler import create_scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
 from timm.utils import random_seed
 from torch.utils.data import Dataset
 
@@ -40,6 +40,7 @@ from training.loaders import shared_out, steps_per_epoch, test_loader
 from training.logbook import Logbook, open_directory
 from training.models import build_model, check_model, check_teacher, choose_trained, fuse, start_from
 from training.overview import describe_evaluation, device_name, print_overview, versions
+from training.rates import scaled_rates
 from training.run import Trainer, autocast_dtype, train
 from training.state import TrainingState, WeightAverage, changed_settings
 from training.steps import EpochSums
@@ -221,10 +222,15 @@ def build_state(
 ) -> TrainingState:
     """What training changes, new or continued from a checkpoint."""
     args.global_batch = args.batch_size * args.grad_accum_steps * world.size
-    args.scaled_lr = args.lr if args.unscale_lr else args.lr * args.global_batch / 512
+    rates = scaled_rates(args, args.global_batch)
+    args.scaled_lr = rates.lr
     optimizer = build_optimizer(args, model)
     args.updates_per_epoch = steps_per_epoch(train_set, args, world) if args.sched_on_updates else 0
-    scheduler, args.last_epoch = create_scheduler(args, optimizer, args.updates_per_epoch)
+    scheduler, args.last_epoch = create_scheduler_v2(
+        optimizer,
+        **scheduler_kwargs(args) | {"min_lr": rates.min_lr, "warmup_lr": rates.warmup_lr},
+        updates_per_epoch=args.updates_per_epoch,
+    )
     state = TrainingState(
         model=model,
         ema=build_average(args, model) if args.model_ema else None,

@@ -14,10 +14,8 @@ train() { # NAME FLAGS...
     shift
     rm -rf "${output:?}/$name"
     echo "== $name"
-    # 8 x 8 pixels, enlarged to the model's 32: mirrored, mixed or erased digits are no digits, so DeiT's augmentation is off.
     .venv/bin/python -W ignore::FutureWarning -m torch.distributed.launch --nproc_per_node=1 --use_env main.py \
-        --data-set DIGITS --model vim_nano_patch4_32 --batch-size 32 --epochs 12 --warmup-epochs 1 --lr 3e-3 --unscale-lr \
-        --drop-path 0.0 --weight-decay 0.1 --aa none --mixup 0 --cutmix 0 --reprob 0 --no-repeated-aug --no-model-ema \
+        --recipe short --data-set DIGITS --model vim_nano_patch4_32 --epochs 12 --warmup-epochs 1 --no-sched-on-updates \
         --num_workers 1 --no_amp --output_dir "$output/$name" "$@"
 }
 

@@ -9,13 +9,9 @@
 GPUS=1 SEEDS="${SEEDS:-0 1}"
 source "$(dirname "$0")/tables.sh"
 table=fmnist_cpu
-# Three epochs are too few for DeiT's augmentation to pay and for its warm-up; small batches and a rate for every step
-# make the most of them.
 recipe=(
     --device cpu --model vim_nano_patch4_32 --input-size 28 --data-set FMNIST ${DATA:+--data-path "$DATA"}
-    --epochs 3 --batch-size 32 --lr 3e-3 --unscale-lr --sched-on-updates --warmup-epochs 0 --opt-betas 0.9 0.95
-    --drop-path 0.0 --weight-decay 0.1 --no-aug --mixup 0 --cutmix 0 --smoothing 0 --no-repeated-aug --no-model-ema
-    --num_workers 0 --no_amp --save-steps 200
+    --recipe short --epochs 3 --opt-betas 0.9 0.95 --no-aug --smoothing 0 --num_workers 0 --no_amp --save-steps 200
 )
 names=(no all interleaved lower upper upper-half)
 fusion=(

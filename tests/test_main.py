@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from timm.scheduler import create_scheduler
 from torch._dynamo.utils import counters
 from torch.utils.data import IterableDataset
 
@@ -396,7 +395,8 @@ def test_the_screen_says_how_tokens_fuse_and_what_it_costs(run):
 
 def test_finetuning_starts_from_weights_with_fusion_on(run, error, trained, tmp_path):
     checkpoint = trained / "checkpoint.pth"
-    flags = ("--finetune", checkpoint, "--epochs", 1, "--lr", 1e-12, "--unscale-lr", "--warmup-epochs", 0)
+    tiny = ("--lr", 1e-12, "--unscale-lr", "--warmup-epochs", 0, "--min-lr", 0)
+    flags = ("--finetune", checkpoint, "--epochs", 1, *tiny)
     out = run(*flags, "--fusion-strategy", "all", "--fusion-token", 2, "--output_dir", tmp_path)
     assert f"weights    {checkpoint}" in out
     before, after = (torch.load(path, weights_only=True)["model"] for path in (checkpoint, tmp_path / "checkpoint.pth"))
@@ -595,6 +595,20 @@ def test_learning_rate_rule():
     assert args.scaled_lr == pytest.approx(5e-4 * 256 / 512)
 
 
+@pytest.mark.parametrize(("flags", "scale"), [((), 0.25), (("--unscale-lr",), 1)])
+def test_the_rates_of_warm_up_and_end_are_scaled_likewise(flags, scale):
+    """A small batch would else warm up from, or decay to, what is no smaller than its rate."""
+    rates = ("--lr", 8e-4, "--warmup-lr", 2e-4, "--min-lr", 1e-4, "--warmup-epochs", 2, "--epochs", 6)
+    _, state = state_of("--batch-size", 128, *rates, *flags)
+    found = []
+    for _ in range(7):
+        found.append(state.optimizer.param_groups[0]["lr"] / scale)
+        state.finish_epoch(0.0)
+    assert found[:2] == pytest.approx([2e-4, 5e-4])
+    assert found[6] == pytest.approx(1e-4)
+    assert max(found) < 8e-4
+
+
 @pytest.mark.parametrize(
     ("flags", "name", "value"),
     [
@@ -649,7 +663,8 @@ def test_cooldown_adds_epochs_at_the_lowest_rate():
     args, _ = state_of("--epochs", 3, "--cooldown-epochs", 2)
     assert args.last_epoch == 5
     found = rates("--warmup-epochs", 0, "--min-lr", 0.1, "--cooldown-epochs", 3, epochs=15)
-    _, state = state_of("--epochs", 3, "--cooldown-epochs", 2, "--warmup-epochs", 0, "--min-lr", 0.1)
+    flags = ("--warmup-epochs", 0, "--min-lr", 0.1, "--lr", 1, "--unscale-lr")
+    _, state = state_of("--epochs", 3, "--cooldown-epochs", 2, *flags)
     state.scheduler.step(4)
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     assert found[0] == 1
@@ -1044,10 +1059,10 @@ def test_an_output_directory_of_another_run(run, error, tmp_path):
 
 
 def test_scheduler_arguments_are_timms():
-    """create_scheduler reads flags by name; a renamed flag would silently fall back to timm's default."""
-    args, state = state_of("--warmup-epochs", 2, "--min-lr", 0.3, "--seed", 5)
-    scheduler, _ = create_scheduler(args, state.optimizer)
-    assert (scheduler.warmup_t, scheduler.lr_min, scheduler.noise_seed) == (2, 0.3, 5)
+    """timm reads flags by name; a renamed flag would silently fall back to timm's default."""
+    _, state = state_of("--warmup-epochs", 2, "--min-lr", 0.3, "--lr", 1, "--unscale-lr", "--seed", 5)
+    found = state.scheduler
+    assert (found.warmup_t, found.lr_min, found.noise_seed) == (2, 0.3, 5)
 
 
 def test_deterministic_training_is_refused_where_the_scan_is_not():

@@ -320,7 +320,7 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
         metavar="LR",
         help="learning rate for 512 images a step of all processes, scaled linearly to the actual number",
     )
-    add("--unscale-lr", action="store_true", help="take --lr as it is")
+    add("--unscale-lr", action="store_true", help="take --lr, --warmup-lr and --min-lr as they are")
     add(
         "--layer-decay",
         type=number(float, 0, 1, above=True),
@@ -336,8 +336,9 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--sched-on-updates",
-        action="store_true",
+        default=False,
         help="a new rate for every step, not every epoch: short runs warm up and decay smoothly",
+        **_SWITCH,
     )
     add(
         "--warmup-epochs",
@@ -346,8 +347,8 @@ def add_rate_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="epochs of linear warm-up, the first ones of --epochs",
     )
-    add("--warmup-lr", type=amount, default=1e-6, metavar="LR", help="where the warm-up starts; not scaled")
-    add("--min-lr", type=amount, default=1e-5, metavar="LR", help="where the schedule ends; not scaled")
+    add("--warmup-lr", type=amount, default=1e-6, metavar="LR", help="where the warm-up starts; scaled like --lr")
+    add("--min-lr", type=amount, default=1e-5, metavar="LR", help="where the schedule ends; scaled like --lr")
     add("--decay-epochs", type=above_zero, default=30.0, metavar="N", help="step: epochs between decays")
     add(
         "--decay-rate",

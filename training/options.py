@@ -9,7 +9,9 @@ from pathlib import Path
 
 from training import flags
 from training.parser import HelpFormatter, Parser
+from training.rates import BOUNDED
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 FUSION_AMOUNTS = ("fusion_token", "fusion_total", "fusion_keep", "fusion_plan")  # one of them says how many tokens
 WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedules that come to an end
 
@@ -53,6 +55,13 @@ def get_args_parser() -> Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML of flags and their values; flags on the command line go first"
     )
+    parser.add_argument(
+        "--recipe",
+        default="deit",
+        choices=("deit", *sorted(path.stem for path in RECIPES.glob("*.yaml"))),
+        help="deit, the defaults below, for about 300 epochs; or a file of recipes/, which --config and flags outrank: "
+        "short, for a few epochs of a small model",
+    )
     for add_group in (
         flags.add_model_flags,
         flags.add_fusion_flags,
@@ -83,7 +92,10 @@ def parse_args(
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if args.config:
-        argv = [*read_config(parser, args.config, parser.said(argv)), *argv]
+        argv = [*read_config(parser, "--config", args.config, parser.said(argv)), *argv]
+        args = parser.parse_args(argv)
+    if args.recipe != "deit":
+        argv = [*read_config(parser, "--recipe", RECIPES / f"{args.recipe}.yaml", parser.said(argv)), *argv]
     args = parser.parse_args(argv) if settings is None else parse_over(parser, argv, settings)
     args.mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     for wrong, message in contradictions(args):
@@ -94,6 +106,7 @@ def parse_args(
 
 def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
     """What flags that are each right can do wrong together: whether they do, and what to say."""
+    warms_up = args.warmup_epochs > 0 and args.warmup_lr > args.lr
     step_size = args.batch_size * args.grad_accum_steps
     teacher, taught = args.teacher_model and args.teacher_path, args.distillation_type != "none"
     return [
@@ -112,6 +125,14 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
         (
             args.sched_on_updates and args.sched == "plateau",
             "--sched-on-updates: --sched plateau goes by the top-1 of epochs",
+        ),
+        (
+            args.min_lr > args.lr and args.sched in BOUNDED and not args.eval,
+            f"--min-lr: {args.min_lr:g} is above --lr {args.lr:g}, so that the rate would rise",
+        ),
+        (
+            warms_up and not args.eval,
+            f"--warmup-lr: {args.warmup_lr:g} is above --lr {args.lr:g}, so that the rate would fall to it",
         ),
         (
             args.lr_noise is not None and len(args.lr_noise) > 2,
@@ -170,7 +191,7 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
     ]
 
 
-def read_config(parser: Parser, path: str, said: set[str]) -> list[str]:
+def read_config(parser: Parser, flag: str, path: str | Path, said: set[str]) -> list[str]:
     """A YAML file's flags and values, but those that the command line says itself, as words of a command line.
 
     Ends the program with one line if they are wrong.
@@ -185,4 +206,4 @@ def read_config(parser: Parser, path: str, said: set[str]) -> list[str]:
         words = [(parser.meaning(name), parser.words(name, value)) for name, value in settings.items()]
         return [word for meaning, some in words if meaning not in said for word in some]
     except (OSError, ValueError, yaml.YAMLError) as error:
-        parser.error(f"argument --config: {path}: {error}")
+        parser.error(f"argument {flag}: {path}: {error}")

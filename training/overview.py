@@ -15,6 +15,9 @@ from fusion import CHOICES, format_counts
 from training.distributed import World
 from training.loaders import usable_workers
 from training.progress import length
+from training.rates import FALLING, IMAGES, scaled_rates
+
+FEW_EPOCHS = 50  # with fewer, DeiT's recipe hardly learns from new weights
 
 
 def print_overview(
@@ -51,8 +54,10 @@ def print_overview(
     if not args.eval:
         accumulated = f" x {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""
         warming = ", all of them warm-up" if args.warmup_epochs >= args.last_epoch else ""
-        rule = "" if args.unscale_lr else f" = {args.lr:g} x {args.global_batch} / 512"
+        rule = "" if args.unscale_lr else f" = {args.lr:g} x {args.global_batch} / {IMAGES}"
+        falling = f" to {scaled_rates(args, args.global_batch).min_lr:.4g}" if args.sched in FALLING else ""
         rows += [
+            ("recipe", _recipe(args)),
             (
                 "batch",
                 f"{args.batch_size} x {world.size} process{'es' if world.size > 1 else ''}{accumulated} "
@@ -60,7 +65,7 @@ def print_overview(
             ),
             (
                 "optimizer",
-                f"{args.opt}, learning rate {args.scaled_lr:.4g}{rule}, {args.sched}, "
+                f"{args.opt}, learning rate {args.scaled_lr:.4g}{rule}, {args.sched}{falling}, "
                 f"{args.last_epoch} epochs{warming}",
             ),
             ("output", args.output_dir or "nothing is saved; --output_dir DIR keeps log and checkpoints"),
@@ -99,6 +104,13 @@ def _cpu_model() -> str:
 
 def _precision(autocast: torch.dtype | None) -> str:
     return f"mixed precision in {str(autocast).removeprefix('torch.')}" if autocast else "fp32"
+
+
+def _recipe(args: argparse.Namespace) -> str:
+    if args.recipe != "deit":
+        return f"{args.recipe}, as in recipes/{args.recipe}.yaml where flags don't say it"
+    few = args.last_epoch < FEW_EPOCHS and not args.finetune
+    return "deit, the flags' defaults" + (", which wants about 300 epochs: --recipe short is for few" if few else "")
 
 
 def _strategy(args: argparse.Namespace) -> str:

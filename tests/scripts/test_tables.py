@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import fusion
-from training.options import get_args_parser
+from training.options import get_args_parser, parse_args
+from training.results import AUGMENTATION, NOT_COMPARED, find_runs
 
 ROOT = Path(__file__).parents[2]
 PAPER = ("cifar100_vim_tiny", "cifar100_vim_small", "imagenet_vim_tiny")
@@ -201,3 +202,35 @@ def test_a_real_row_goes_on_after_sigterm(tmp_path):
     *_, table = result.stdout.strip().splitlines()
     assert "upper from 6" in table
     assert "3 of 3" in table
+
+
+def test_the_cpu_table_is_that_of_the_results(house):
+    """The recipe's settings and the script's are those of the runs whose figures are published."""
+    saved = find_runs(ROOT / "results" / "fmnist_cpu.json")
+    runs = [flags for _, flags in trainings(house, "fmnist_cpu", "table", OUTPUT="output")]
+    for flags in runs:
+        args = vars(parse_args(flags)) | {"last_epoch": 3}
+        name = Path(args["output_dir"]).name.removesuffix(f"-seed{args['seed']}")
+        (run,) = (run for run in saved if (run.name, run.settings["seed"]) == (name, args["seed"]))
+        different = {key for key in args if comparable(args[key]) != run.settings.get(key)}
+        assert different <= {*AUGMENTATION, *NOT_COMPARED, "nb_classes"}  # which the data set says
+
+
+def comparable(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_the_demo_trains_as_it_was_measured(house):
+    result = start(house, "demo")
+    assert result.returncode == 0, result.stderr
+    plain, upper, _ = (house / "calls").read_text().splitlines()
+    flags = (
+        "--data-set DIGITS --model vim_nano_patch4_32 --batch-size 32 --epochs 12 --warmup-epochs 1 --lr 3e-3 "
+        "--unscale-lr --drop-path 0.0 --weight-decay 0.1 --aa none --mixup 0 --cutmix 0 --reprob 0 --no-repeated-aug "
+        "--no-model-ema --num_workers 1 --no_amp"
+    )
+    measured = vars(parse_args(flags.split()))
+    fused = measured | {"fusion_strategy": "upper", "fusion_layer": 4, "fusion_token": 6}
+    for call, expected in ((plain, measured), (upper, fused)):
+        found = vars(parse_args(call.split(" main.py ")[1].split()))
+        assert {key for key in found if found[key] != expected[key]} == {"recipe", "output_dir"}

@@ -1,0 +1,309 @@
+"""README.md and docs/*.md keep what they promise: Python runs as printed, commands are read by what they start."""
+
+import argparse
+import ast
+import contextlib
+import importlib.util
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import onnxruntime
+import pytest
+import timm
+import torch
+from torch.distributed import launch
+from torch.distributed import run as torchrun
+
+import main
+import ssm
+from training.options import parse_args
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# What a page's Python may use without making it: the model and images that its text speaks of.
+CONTEXT = """
+import timm, torch
+import fusion, models_mamba
+model = timm.create_model("vim_nano_patch4_32").eval()
+fusion.inject(model, fusion.plan("all", depth=12, tokens=4))
+images = torch.randn(2, 3, 32, 32)
+"""
+# Files that Python and commands name: published weights, or none of their own.
+STAND_INS = {"vim_tiny.pth": "vim_tiny_patch16_224"}
+# Blocks without a language that are neither Python nor commands, by how they begin.
+SHOWN = ("main.py            flags to data",)  # the layout of the repository
+# What a fence may call its language, and how the block is then tested.
+LANGUAGES = {
+    "python": "python",
+    "py": "python",
+    "bash": "shell",
+    "sh": "shell",
+    "shell": "shell",
+    "console": "shell",
+    "yaml": "config",
+    "text": "shown",  # what a program prints
+}
+COMMANDS = re.compile(r"(\w+=\S* )*(bash|sh|python|torchrun|source|sbatch|pip|git|cd|export|tensorboard|curl)\b")
+PROGRAMS = ("pip", "git", "cd", "export", "tensorboard", "source", "curl")  # not ours: their words are not looked at
+
+
+class Block(NamedTuple):
+    """A fenced or indented block of a page, with its first line's number."""
+
+    page: Path
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks_of(page):
+    """Every fenced and every indented block, in order."""
+    lines, found, i = page.read_text().splitlines(), [], 0
+    while i < len(lines):
+        fence = re.match(r"\s*(`{3,}|~{3,})\s*(\S*)", lines[i])
+        start, body = i, []
+        if fence:
+            i += 1
+            while not lines[i].strip().startswith(fence[1]):
+                body.append(lines[i])
+                i += 1
+            found.append(Block(page, start + 1, kind_of("\n".join(body), fence[2]), "\n".join(body)))
+        elif lines[i].startswith("    ") and (i == 0 or not lines[i - 1].strip()):
+            while i < len(lines) and (lines[i].startswith("    ") or not lines[i].strip()):
+                body.append(lines[i][4:])
+                i += 1
+            text = "\n".join(body).rstrip()
+            found.append(Block(page, start + 1, kind_of(text), text))
+            continue
+        i += 1
+    return found
+
+
+def kind_of(text, language=""):
+    """How a block is tested; `unknown` fails."""
+    if language:
+        return LANGUAGES.get(language.lower(), "unknown")
+    if text.startswith(SHOWN):
+        return "shown"
+    with contextlib.suppress(ValueError):  # quotation marks that no shell would take
+        if all(COMMANDS.match(line) for line in commands_of(text)):
+            return "shell"
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return "unknown"
+    return "python"
+
+
+def commands_of(text):
+    """The commands of a block, one line each, without comments and prompts."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    lines = [shlex.join(shlex.split(line.removeprefix("$ "), comments=True)) for line in joined.splitlines()]
+    return [line for line in lines if line]
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_block_is_tested_or_listed(block):
+    assert block.kind != "unknown", f"{block}: neither Python nor commands; list it in SHOWN or give its language"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("```\npython main.py --epochs 3\n```", "shell"),
+        ("    A=1 bash scripts/demo.sh   # it\n\n    python main.py", "shell"),
+        ("```yaml\nlr: 3\n```", "config"),
+        ("    import timm\n    x = 1", "python"),
+        ("```rust\nfn\n```", "unknown"),
+        ("    tree of files\n    and more", "unknown"),
+    ],
+)
+def test_kinds_of_blocks(tmp_path, text, kind):
+    (tmp_path / "page.md").write_text(f"Text:\n\n{text}\n\nMore.\n")
+    assert [block.kind for block in blocks_of(tmp_path / "page.md")] == [kind]
+
+
+# Python
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A directory with the files that pages name, and the C++ scan or whatever is the best afterwards."""
+    monkeypatch.chdir(tmp_path)
+    for name, model in STAND_INS.items():
+        torch.save({"model": timm.create_model(model).state_dict()}, name)
+    yield tmp_path
+    ssm.use_backend("auto")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_runs_as_printed(page, workplace):
+    torch.manual_seed(0)
+    names = {}
+    exec(CONTEXT, names)
+    for block in BLOCKS:
+        if block.page == page and block.kind == "python":
+            # Lines are numbered as on the page, for a traceback to name them.
+            exec(compile("\n" * (block.line - 1) + block.text, page.name, "exec"), names)
+    for file in workplace.glob("*.onnx"):
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {session.get_inputs()[0].name: names["images"].numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), names["model"](names["images"]), rtol=1e-4, atol=1e-5)
+
+
+# Commands
+
+
+class Parsed(BaseException):
+    """A program has read its command line, and is not to go on."""
+
+
+# Stands for the environment's programs: notes what the scripts start.
+RECORDER = '#!/bin/sh\n[ "$1" != -c ] || { echo 1; exit; }\necho "python $@" >> calls\n'
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A copy of the scripts with nothing to install, and programs that only note how they were called."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "scripts" / "setup.sh").write_text("")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for program, text in (("python", RECORDER), ("ruff", "#!/bin/sh\n")):
+        path = tmp_path / ".venv" / "bin" / program
+        path.write_text(text)
+        path.chmod(0o755)
+    return tmp_path
+
+
+def check_command(line, house, monkeypatch):
+    """See that what a command starts is there and takes its words."""
+    words, variables = shlex.split(line), {}
+    while re.fullmatch(r"\w+=.*", words[0]):
+        name, _, variables[name] = words.pop(0).partition("=")
+    for sign in ("&&", ";", "|"):
+        if sign in words:
+            cut = words.index(sign)
+            check_command(shlex.join(words[:cut]), house, monkeypatch)
+            return check_command(shlex.join(words[cut + 1 :]), house, monkeypatch)
+    program, *words = words
+    if program == "sbatch":
+        assert (ROOT / words[0]).is_file(), line
+        program, words = "bash", words[1:]
+    if program in ("bash", "sh"):
+        check_script(words, variables, house, monkeypatch)
+    elif program == "torchrun":
+        check_launch(torchrun, words, monkeypatch)
+    elif program == "python":
+        check_python(words, monkeypatch)
+    else:
+        assert program in PROGRAMS, f"{line}: an unknown program"
+    return None
+
+
+def check_script(words, variables, house, monkeypatch):
+    """Run a script of ours among recorders, and check what it starts."""
+    assert (ROOT / words[0]).is_file(), words[0]
+    clean = {name: value for name, value in os.environ.items() if name not in ("GPUS", "DATA", "OUTPUT", "SEEDS", "KS")}
+    result = subprocess.run(
+        ["bash", *words], cwd=house, env=clean | variables, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    calls = house / "calls"
+    for call in calls.read_text().splitlines() if calls.exists() else ():
+        check_python(shlex.split(call)[1:], monkeypatch)
+
+
+def check_python(words, monkeypatch):
+    """Python's own flags, then a module or a program of ours with its flags."""
+    while words[0].startswith("-") and words[0] != "-m":
+        words = words[2:] if words[0] in ("-W", "-X") else words[1:]
+    if words[0] == "-m":
+        module, *words = words[1:]
+        launchers = {"torch.distributed.launch": launch, "torch.distributed.run": torchrun}
+        if module in launchers:
+            return check_launch(launchers[module], words, monkeypatch)
+        spec = importlib.util.find_spec(f"{module}.__main__")
+        assert spec, f"python -m {module}: there is no such program"
+        return None if module == "pytest" else check_flags(spec.origin, words, monkeypatch)
+    return check_flags(ROOT / words[0], words[1:], monkeypatch)
+
+
+def check_launch(launcher, words, monkeypatch):
+    """Flags of PyTorch's launcher, and of the program that it starts."""
+    args = launcher.parse_args(words)
+    check_flags(ROOT / args.training_script, args.training_script_args, monkeypatch)
+
+
+def check_flags(program, words, monkeypatch):
+    """Let a program read its words, and no more; main.py also looks for contradictions and unknown names."""
+    if Path(program).name == "main.py":
+        return main.check_names(parse_args(words))
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def stop(self, args=None, namespace=None):
+        _, unknown = parse(self, args, namespace)
+        assert not unknown, f"{program}: {unknown}"
+        raise Parsed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
+        patch.setattr("sys.argv", [str(program), *words])
+        if not words and "argparse" not in Path(program).read_text() and "Parser" not in Path(program).read_text():
+            return None
+        with pytest.raises(Parsed):
+            runpy.run_path(str(program), run_name="__main__")
+
+
+SHELL = [(block, line) for block in BLOCKS if block.kind == "shell" for line in commands_of(block.text)]
+
+
+@pytest.mark.parametrize(("block", "line"), SHELL, ids=[f"{block}-{line[:40]}" for block, line in SHELL])
+def test_commands_are_read(block, line, house, monkeypatch):
+    check_command(line, house, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python main.py --epoch 3",
+        "python main.py --model vim_tinny_patch16_224",
+        "python scripts/summarize.py output --formats csv",
+        "python scripts/none.py",
+        "bash scripts/cifar100_vim_tiny.sh uper",
+        "bash scripts/cifar100_vim_tiny.sh upper -- --epoch 3",
+        "torchrun --nprocs=2 main.py",
+        "sbatch scripts/none.sbatch scripts/fmnist_cpu.sh table",
+        "make all",
+    ],
+)
+def test_a_wrong_command_fails(line, house, monkeypatch):
+    with pytest.raises((AssertionError, SystemExit, ValueError, OSError)):
+        check_command(line, house, monkeypatch)
+
+
+def test_configs_are_read(tmp_path):
+    for block in (block for block in BLOCKS if block.kind == "config"):
+        (tmp_path / "config.yaml").write_text(block.text)
+        parse_args(["--config", str(tmp_path / "config.yaml")])
+
+
+# The text around them
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
