@@ -7,10 +7,8 @@ label; what cannot be read is a ValueError or FileNotFoundError of one line.
 import argparse
 import difflib
 import gzip
-import io
 import json
 import math
-import pickle
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,13 +18,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from timm.data import create_dataset
+from timm.data.dataset_factory import _search_split
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from torchvision.datasets.folder import find_classes
 from torchvision.transforms import Compose
 
+from training import array_pickle
 from training.classes import class_names, follow_classes
+from training.decoding import open_image, to_rgb
+from training.image_folder import LinkedImageFolder
 from training.transforms import build_transform
 
 TIMM_PREFIXES = ("torch", "wds", "tfds")
@@ -88,26 +90,6 @@ def check_indexed(args: argparse.Namespace) -> None:
     """Check that single images can be asked for; ValueError for a stream."""
     if args.data_set.lower().startswith(("wds/", "tfds/")):
         raise ValueError(f"--data-set {args.data_set}: is a stream, of which no single images can be asked for")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode an image, and name its file where that fails: a broken file must never pass unseen.
-
-    Raises:
-        OSError: The image cannot be decoded.
-    """
-    try:
-        return image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise nearly everything
-        raise OSError(f"{getattr(image, 'filename', '')}: broken image ({_one_line(error)})") from error
-
-
-def open_image(path: str) -> Image.Image:
-    """Open an image; OSError, also where Pillow takes it for an attack because of its size."""
-    try:
-        return Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise OSError(f"{path}: broken image ({error})") from error
 
 
 class LabelledImages(Dataset):
@@ -212,51 +194,45 @@ def _digits(is_train: bool, args: argparse.Namespace) -> LabelledImages:
 
 
 def _cifar(is_train: bool, args: argparse.Namespace, source: type[CIFAR10], num_classes: int) -> LabelledImages:
-    root = Path(args.data_path).expanduser()
+    root = Path(args.data_path)
     names = [name for name, _ in (source.train_list if is_train else source.test_list)]
     advice = f"--download gets it, or unpack {source.url} into --data-path"
     paths = _find(args, names, [root / source.base_folder, root], advice, source)
     batches = [_read_cifar(path) for path in paths]
     images = np.concatenate([images for images, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
-    return _in_memory(images, labels, range(num_classes), paths[0].parent)
+    classes = _read_cifar_names(paths[0].with_name(source.meta["filename"]), source.meta["key"], num_classes)
+    return _in_memory(images, labels, classes, paths[0].parent)
 
 
 def _read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return images [N, 32, 32, 3] and labels [N] of one batch in CIFAR's Python format."""
     try:
-        batch = ArrayUnpickler(io.BytesIO(_read(path)), encoding="latin1").load()
+        batch = array_pickle.load(_read(path))
         labels = batch["fine_labels"] if "fine_labels" in batch else batch["labels"]
-        images = np.asarray(batch["data"]).astype(np.uint8, casting="safe").reshape(-1, 3, 32, 32)
-        return images.transpose(0, 2, 3, 1), np.asarray(labels).astype(np.int64, casting="safe")
+        are_listed = isinstance(labels, list) and all(isinstance(label, int) for label in labels)
+        labels = np.array(labels) if are_listed else array_pickle.as_array(labels)
+        images = array_pickle.as_array(batch["data"]).astype(np.uint8, casting="safe").reshape(-1, 3, 32, 32)
+        return images.transpose(0, 2, 3, 1), labels.astype(np.int64, casting="safe")
     except Exception as error:  # a broken pickle raises nearly everything
         raise ValueError(f"{path}: not a batch of CIFAR in Python's format ({_one_line(error)})") from error
 
 
-# What rebuilds an array, for pickle protocols below 5 and from 5 on; its module is numpy.core before NumPy 2.
-_RECONSTRUCT, _FROMBUFFER = (np.empty(0).__reduce_ex__(protocol)[0] for protocol in (4, 5))
-UNPICKLED = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "numpy.core.multiarray._reconstruct": _RECONSTRUCT,
-    "numpy._core.multiarray._reconstruct": _RECONSTRUCT,
-    "numpy.core.numeric._frombuffer": _FROMBUFFER,
-    "numpy._core.numeric._frombuffer": _FROMBUFFER,
-    "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # how protocols below 3 write bytes
-}
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickle plain containers and NumPy arrays: a pickle that asks for anything else could run any code."""
-
-    def find_class(self, module: str, name: str) -> Callable:
-        if f"{module}.{name}" not in UNPICKLED:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of arrays")
-        return UNPICKLED[f"{module}.{name}"]
+def _read_cifar_names(path: Path, key: str, count: int) -> list[str] | range:
+    """Return the names of the classes, or numbers where the file that has them is missing."""
+    if not path.is_file():
+        return range(count)
+    try:
+        names = array_pickle.load(_read(path))[key]
+    except Exception as error:
+        raise ValueError(f"{path}: not CIFAR's names of classes ({_one_line(error)})") from error
+    if not (isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"{path}: not {count} names of classes")
+    return names
 
 
 def _fashion_mnist(is_train: bool, args: argparse.Namespace) -> LabelledImages:
-    root = Path(args.data_path).expanduser() if args.data_path else None
+    root = Path(args.data_path) if args.data_path else None
     folders = [root, root / "FashionMNIST" / "raw"] if root else [DEBIAN_FMNIST]
     names = [f"{'train' if is_train else 't10k'}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     advice = "apt-get install dataset-fashion-mnist, or give --data-path and --download"
@@ -278,12 +254,12 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
 
 def _image_folder(is_train: bool, args: argparse.Namespace) -> LabelledImages:
     """Build a split from train/ and val/, each with the same folders of images, one a class."""
-    root = Path(args.data_path).expanduser()
+    root = Path(args.data_path)
     split, other = (root / "train", root / "val")[:: 1 if is_train else -1]
     if not split.is_dir():
         raise FileNotFoundError(f"--data-set {args.data_set}: no folder {split}; --data-path must hold train/ and val/")
     try:
-        folder = ImageFolder(split)
+        folder = LinkedImageFolder(split)
         if other.is_dir() and (odd := set(folder.classes) ^ set(find_classes(other)[0])):
             raise ValueError(f"{root}: classes in only one of train/ and val/: {', '.join(sorted(odd))}")
     except FileNotFoundError as error:
@@ -293,7 +269,7 @@ def _image_folder(is_train: bool, args: argparse.Namespace) -> LabelledImages:
 
 def _inaturalist(is_train: bool, args: argparse.Namespace, year: int) -> LabelledImages:
     """Build a split of iNaturalist's json files; as in DeiT, classes are numbered as they first appear in training."""
-    root = Path(args.data_path).expanduser()
+    root = Path(args.data_path)
     names = ["categories.json", f"train{year}.json", f"val{year}.json"]
     paths = _find(args, names, [root], "see https://github.com/visipedia/inat_comp")
     try:
@@ -315,18 +291,21 @@ def _inaturalist(is_train: bool, args: argparse.Namespace, year: int) -> Labelle
 
 def _timm(is_train: bool, args: argparse.Namespace) -> Dataset:
     """Build what timm makes of a prefixed name; wds and tfds give streams, which shuffle and share themselves out."""
-    stream = {}
+    split, stream = "train" if is_train else "validation", {}
     if not args.data_set.lower().startswith("torch/"):
         stream = {"seed": args.seed, "batch_size": args.batch_size * (args.grad_accum_steps if is_train else 1)}
     try:
-        dataset = create_dataset(
-            args.data_set,
-            root=args.data_path,
-            split="train" if is_train else "validation",
-            is_training=is_train,
-            download=args.download,
-            **stream,
-        )
+        if args.data_set.lower() in ("torch/image_folder", "torch/folder"):
+            dataset = LinkedImageFolder(_search_split(args.data_path, split))
+        else:
+            dataset = create_dataset(
+                args.data_set,
+                root=args.data_path,
+                split=split,
+                is_training=is_train,
+                download=args.download,
+                **stream,
+            )
     except Exception as error:  # each reader has its own ways to fail
         raise ValueError(f"--data-set {args.data_set} --data-path {args.data_path}: {_one_line(error)}") from error
     if hasattr(dataset, "loader"):

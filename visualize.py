@@ -24,7 +24,7 @@ from training import checkpoint
 from training.flags import add_checkpoint_flags, add_data_flags, add_fusion_flags
 from training.models import fuse, restore
 from training.options import parse_over
-from training.parser import HelpFormatter, Parser, count, fail, positive
+from training.parser import HelpFormatter, Parser, count, fail, path, positive
 
 PROGRAM = "visualize.py"
 
@@ -34,11 +34,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = Parser(PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=HelpFormatter)
     add_checkpoint_flags(parser)
     add = parser.add_argument_group("pictures").add_argument
-    add("--image", metavar="FILE", help="an image to look at; a test image of the data set if not given")
+    add("--image", type=path, metavar="FILE", help="an image to look at; a test image of the data set if not given")
     add("--index", type=count, metavar="N", help="which test image, the first if not given")
     add("--layers", type=count, nargs="+", metavar="I", help="layers whose groups to draw; three depths if not given")
     add("--images", type=positive, metavar="N", help="test images to measure similarity over, 256 if not given")
-    add("--output_dir", default="pictures", metavar="DIR", help="where the pictures go")
+    add("--output_dir", type=path, default="pictures", metavar="DIR", help="where the pictures go")
     add_fusion_flags(parser)
     add_data_flags(parser)
     return parser

@@ -35,7 +35,7 @@ from training.memory import PeakMemory
 from training.models import restore
 from training.options import parse_over
 from training.overview import device_name, versions
-from training.parser import HelpFormatter, Parser, fail, positive
+from training.parser import HelpFormatter, Parser, fail, path, positive
 
 PROGRAM = "sweep_tokens.py"
 COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second", "memory_mb")
@@ -60,7 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--rounds", type=positive, default=3, metavar="N", help="times that all are measured in turn; the median counts"
     )
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
-    add("--output_dir", metavar="DIR", help="where sweep.json, sweep.csv and sweep.png go")
+    add("--output_dir", type=path, metavar="DIR", help="where sweep.json, sweep.csv and sweep.png go")
     add_fusion_method_flags(parser.add_argument_group("token fusion").add_argument)
     add_data_flags(parser)
     return parser

@@ -1,7 +1,6 @@
 """Data sets; small sets of every format are written to a temporary folder."""
 
 import gzip
-import io
 import json
 import os
 import pickle
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
-from torchvision.datasets import CIFAR100, FashionMNIST
+from torchvision.datasets import CIFAR100, FashionMNIST, ImageFolder
 
 import datasets
 from training.options import parse_args
@@ -351,10 +350,24 @@ def test_hostile_pickle_is_refused(protocol, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["builtins.eval", "numpy.load", "numpy.memmap", "numpy.core.multiarray.scalar"])
-def test_unpickler_admits_arrays_alone(name):
-    with pytest.raises(pickle.UnpicklingError, match=name):
-        datasets.ArrayUnpickler(io.BytesIO()).find_class(*name.rsplit(".", 1))
+def test_cifar_has_the_names_of_its_meta_file(tmp_path):
+    write_cifar100(tmp_path)
+    args = make_args(data_set="CIFAR", data_path=str(tmp_path))
+    assert datasets.build_dataset(True, args)[0].classes == range(100)
+    meta, names = tmp_path / "cifar-100-python" / "meta", [f"thing {i}" for i in range(100)]
+    write_pickle(meta, {"fine_label_names": names, "coarse_label_names": ["x"] * 20})
+    assert datasets.build_dataset(True, args)[0].classes == names
+    for wrong in ({"fine_label_names": names[:99]}, {"fine_label_names": list(range(100))}, {}, [names]):
+        write_pickle(meta, wrong)
+        assert str(meta) in error_of(data_set="CIFAR", data_path=str(tmp_path))
+
+
+def test_torchvision_data_are_found_at_home(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("FOLDER", "torch/image_folder"):
+        args = parse_args(["--data-set", name, "--data-path=~", "--input-size", "32"])
+        assert len(datasets.build_dataset(True, args)[0]) == 6
 
 
 @pytest.mark.parametrize(
@@ -459,6 +472,33 @@ def test_folder_evaluates_without_training_images(tmp_path):
     args = make_args(data_set="FOLDER", data_path=str(tmp_path))
     assert len(datasets.build_dataset(False, args)[0]) == 4
     assert "train" in error_of(data_set="FOLDER", data_path=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["FOLDER", "torch/image_folder"])
+def test_links_in_a_circle_add_no_images(name, tmp_path):
+    write_folder(tmp_path)
+    bee = tmp_path / "train" / "bee"
+    (bee / "again").symlink_to(bee)
+    (bee / "up").symlink_to(tmp_path / "train")
+    (bee / "more").mkdir()
+    write_image(bee / "more" / "3.png")
+    for link in ("back", "twice"):  # two links in each folder: 2 ** 40 ways to walk
+        (bee / "more" / link).symlink_to(bee)
+    elsewhere = tmp_path / "elsewhere"
+    write_image(elsewhere / "4.png")
+    (bee / "linked").symlink_to(elsewhere)
+    dataset, _ = datasets.build_dataset(True, make_args(data_set=name, data_path=str(tmp_path)))
+    assert len(dataset) == 8
+    assert [int(dataset[i][1]) for i in range(8)] == [0] * 3 + [1] * 5
+
+
+def test_folders_are_read_in_torchvisions_order(tmp_path):
+    write_folder(tmp_path)
+    for path in ("z/1.png", "a/2.png", "a/1.jpg", "a.b/1.png"):
+        write_image(tmp_path / "train" / "bee" / path)
+    (tmp_path / "train" / "bee" / "notes.txt").write_text("no image")
+    dataset, _ = datasets.build_dataset(True, make_args(data_set="FOLDER", data_path=str(tmp_path)))
+    assert dataset.images == [path for path, _ in ImageFolder(tmp_path / "train").samples]
 
 
 def test_empty_folders(tmp_path):

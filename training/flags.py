@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from training.parser import ImageSize, above_zero, amount, count, number, positive, share
+from training.parser import ImageSize, above_zero, amount, count, number, path, positive, share
 
 DEFAULT_MODEL = "vim_pico_patch2_8"
 AMP_DTYPES = ("bfloat16", "float16")
@@ -135,7 +135,7 @@ def add_image_flags(add: Callable) -> None:
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
     """The group of flags that name a trained model."""
     add = parser.add_argument_group("checkpoint").add_argument
-    add("--resume", required=True, metavar="FILE", help="the checkpoint")
+    add("--resume", type=path, required=True, metavar="FILE", help="the checkpoint")
     add("--model", metavar="NAME", help="a model of models_mamba.py, for a checkpoint that doesn't say")
     add_image_flags(add)
 
@@ -149,7 +149,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="CIFAR (100 classes), CIFAR10, IMNET, INAT, INAT19, FMNIST, DIGITS, FOLDER, torch/..., wds/..., tfds/...",
     )
-    add("--data-path", metavar="DIR", help="where the images are")
+    add("--data-path", type=path, metavar="DIR", help="where the images are")
     add("--download", action="store_true", help="fetch the data set if it is missing and can be fetched")
     add("--nb-classes", type=positive, metavar="N", help="classes, where the data set can't tell")
     add(
@@ -264,7 +264,7 @@ def add_loss_flags(parser: argparse.ArgumentParser) -> None:
         help="learn a teacher's probabilities, or its most likely class",
     )
     add("--teacher-model", default="", metavar="NAME", help="a timm model, or one of models_mamba.py without fusion")
-    add("--teacher-path", default="", metavar="FILE", help="its checkpoint")
+    add("--teacher-path", type=path, default="", metavar="FILE", help="its checkpoint")
     add("--distillation-alpha", type=share, default=0.5, metavar="A", help="the teacher's share of the loss")
     add("--distillation-tau", type=above_zero, default=1.0, metavar="T", help="temperature of soft probabilities")
 
@@ -394,6 +394,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add(
         "--output_dir",
+        type=path,
         default="",
         metavar="DIR",
         help="where checkpoints, log.txt and TensorBoard files go; nothing is kept if not given",
@@ -407,12 +408,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--log-wandb", action="store_true", help="give Weights & Biases what TensorBoard gets; needs the package wandb")
     add("--wandb-project", default="vision-mamba", metavar="NAME", help="its project")
-    add("--resume", default="", metavar="FILE", help="continue from this checkpoint, or --eval it")
+    add("--resume", type=path, default="", metavar="FILE", help="continue from this checkpoint, or --eval it")
     add(
         "--finetune",
+        type=path,
         default="",
         metavar="FILE",
-        help="start from these weights, ours or published; a head for other classes is replaced by a new one",
+        help="start from these weights, ours or published; where the head lacks a class, a new head takes its place",
     )
     add("--auto-resume", action="store_true", help="continue what --output_dir holds, from its newest good checkpoint")
     add("--resume-anyway", action="store_true", help="continue although batch size, plan or the like are others now")

@@ -4,8 +4,12 @@ import signal
 from collections.abc import Iterable, Iterator
 
 
-class InterruptedTraining(Exception):  # noqa: N818, it is no error
-    """A signal asked to stop, and no step is half done."""
+class InterruptedTraining(BaseException):
+    """A signal asked to stop, and no step is half done.
+
+    No Exception: it comes in the middle of whatever is done then, as in a decoder of images, whose every Exception is
+    taken for a broken image.
+    """
 
 
 class Interruption:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from training import flags
-from training.parser import HelpFormatter, Parser
+from training.parser import HelpFormatter, Parser, path
 from training.rates import BOUNDED
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -53,7 +53,7 @@ def get_args_parser() -> Parser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML of flags and their values; flags on the command line go first"
+        "--config", type=path, metavar="FILE", help="YAML of flags and their values; flags on the command line go first"
     )
     parser.add_argument(
         "--recipe",

@@ -120,6 +120,11 @@ def check_known(flag: str, name: str, known) -> None:
         raise ValueError(f"{flag} {name}: no such name{nearest(name, known) or ', known are ' + ', '.join(known)}")
 
 
+def path(text: str) -> str:
+    """A type for argparse: a path, whose ~ is the user's home also where no shell has replaced it."""
+    return os.path.expanduser(text)
+
+
 def number(kind: type, low: float, high: float = float("inf"), above: bool = False):
     """A type for argparse: a number in [low, high], or in (low, high] with above."""
 

@@ -195,6 +195,15 @@ def test_a_command_line_goes_before_a_runs_model_data_and_fusion(command, found)
     assert parse_over(parser, command.split(), {}) == parser.parse_args(command.split())
 
 
+def test_a_tilde_is_home_also_where_no_shell_replaced_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("output_dir: ~/out\nfinetune: ~/a.pth\nteacher-path: ~")
+    args = parse_args(["--config=~/run.yaml", "--data-path=~", "--data-set", "FOLDER"])
+    assert (args.data_path, args.output_dir) == (str(tmp_path), f"{tmp_path}/out")
+    assert (args.finetune, args.teacher_path) == (f"{tmp_path}/a.pth", "")
+    assert parse_args(["--resume=~/a.pth", "--eval"]).resume == f"{tmp_path}/a.pth"
+
+
 # A file of flags
 
 

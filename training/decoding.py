@@ -1,0 +1,63 @@
+"""Files and arrays to images of 8 bits; what can't be decoded names its file and never passes unseen."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+
+
+def open_image(path: str) -> Image.Image:
+    """Open an image, whose pixels are read later.
+
+    Raises:
+        OSError: There is none, or its header is broken; names the file.
+    """
+    with _naming(path):
+        return Image.open(path)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Decode an image, with 8 bits a channel.
+
+    Raises:
+        OSError: The image can't be decoded, or how bright its values are can't be told; names the file.
+    """
+    with _naming(getattr(image, "filename", "")):
+        return eight_bits(image).convert("RGB")
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Scale grey values of more than 8 bits to 0 to 255, where Pillow would cut off all that is above.
+
+    Integers of any width are taken for 16 bits, as Pillow reads PNG and PGM; floats for 0 to 1 if none is above 1, and
+    else for 0 to 255.
+
+    Raises:
+        ValueError: Values outside of these.
+    """
+    if image.mode == "F":
+        values = np.asarray(image)
+        largest = 255 if values.max() > 1 else 1
+    elif image.mode.startswith("I"):
+        values, largest = np.asarray(image), 65535
+    else:
+        return image
+    if not (values.min() >= 0 and values.max() <= largest):
+        raise ValueError(f"grey values from {values.min():g} to {values.max():g}, where 0 to {largest} were expected")
+    return Image.fromarray(np.rint(values * (255 / largest)).astype(np.uint8))
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Whatever a decoder raises, which is nearly everything, is an OSError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and path and str(path) in str(error):
+            raise
+        raise OSError(f"{path}: broken image ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
