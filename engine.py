@@ -38,6 +38,7 @@ def train_one_epoch(
     accumulate: int = 1,
     train_mode: bool = True,
     bad_steps: BadSteps = BadSteps(),
+    whole_batch: int | None = None,
     memory: PeakMemory,
 ) -> dict[str, float]:
     """Train on every batch of the loader once.
@@ -60,6 +61,8 @@ def train_one_epoch(
         accumulate: Parts of a batch that go through the model one after the other, in as much less memory.
         train_mode: False leaves dropout and stochastic depth out.
         bad_steps: What happens where a loss or a gradient is not finite.
+        whole_batch: Images of a batch where none is broken, if broken ones are left out. The others then weigh the same
+            whichever process has them, and where one has none, all skip the step.
         memory: Its peak is reset here and read at the end.
 
     Returns:
@@ -78,7 +81,7 @@ def train_one_epoch(
     progress = Progress(loader, f"epoch {epoch}", world.is_main, done=sums.steps)
     waiting_since = time.perf_counter()
     start = waiting_since - sums.seconds
-    for images, labels in progress:
+    for images, labels, weight in _weighed(progress, whole_batch, world, sums, after_step):
         sums.data_seconds += time.perf_counter() - waiting_since
         seed_all(seed, epoch, sums.steps, world.rank)
         sums.rate = max(group["lr"] for group in optimizer.param_groups)
@@ -100,6 +103,7 @@ def train_one_epoch(
                 # Processes agree once a step, however many parts each has.
                 loss_is_finite = _is_finite_everywhere(loss_value, world) if last else math.isfinite(loss_value)
                 if loss_is_finite:
+                    loss = loss * weight
                     (loss if scaler is None else scaler.scale(loss)).backward()
         if loss_is_finite:
             norm = _update(model, optimizer, scaler, clip_grad)
@@ -127,6 +131,8 @@ def train_one_epoch(
         after_step()
     if not sums.steps:
         raise OSError("the training data gave no batch")
+    if sums.broken == sums.steps * world.size * (whole_batch or 0) > 0:
+        raise OSError(f"--skip-bad-images: none of the epoch's {sums.broken} training images can be read")
 
     loss_sum, images_seen = all_reduce([sums.loss, sums.images], world)
     seconds, data_seconds, peak, training = all_reduce(
@@ -143,6 +149,23 @@ def train_one_epoch(
         "peak_memory_mb": peak,
         "training_memory_mb": training,
     }
+
+
+def _weighed(
+    batches: Iterable, whole: int | None, world: World, sums: EpochSums, after_step: Callable[[], None]
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Batches, each with what its mean loss weighs before processes average their gradients."""
+    for images, labels in batches:
+        if whole is None:
+            yield images, labels, 1.0
+            continue
+        total, empty = all_reduce([float(len(images)), float(len(images) == 0)], world)
+        sums.broken += whole * world.size - int(total)
+        if not empty:
+            yield images, labels, len(images) * world.size / total
+        else:
+            sums.steps, sums.skipped = sums.steps + 1, sums.skipped + 1
+            after_step()
 
 
 def mix(mixup: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,6 +237,8 @@ def evaluate(
     start = time.perf_counter()
     loss_sum = top1 = top5 = images_seen = 0.0
     for images, labels in Progress(loader, label, world.is_main):
+        if not len(images):  # all of them were broken
+            continue
         images = images.to(world.device, non_blocking=True)
         labels = labels.to(world.device, non_blocking=True)
         with _autocast(world.device, autocast):

@@ -23,7 +23,7 @@ import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
 from timm.utils import random_seed
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 import datasets
 import fusion
@@ -40,9 +40,10 @@ from training.loaders import shared_out, steps_per_epoch, test_loader
 from training.logbook import Logbook, open_directory
 from training.models import build_model, check_model, check_teacher, choose_trained, fuse, start_from
 from training.overview import describe_evaluation, device_name, print_overview, versions
+from training.progress import length
 from training.rates import scaled_rates
 from training.run import Trainer, autocast_dtype, train
-from training.state import TrainingState, WeightAverage, changed_settings
+from training.state import TrainingState, WeightAverage, changed_images, changed_settings
 from training.steps import EpochSums
 
 
@@ -240,13 +241,15 @@ def build_state(
         scaler=torch.amp.GradScaler(world.device.type) if autocast_dtype(args, world) == torch.float16 else None,
         settings=dict(vars(args)),
         classes=classes,
+        images=0 if isinstance(train_set, IterableDataset) else length(train_set) or 0,
         updates_per_epoch=args.updates_per_epoch,
         epoch=args.start_epoch,
     )
     if saved is not None:
         try:
             state.load_state_dict(saved)
-            go_on(args, state, changed_settings(saved.get("settings", {}), vars(args)))
+            changed = changed_settings(saved.get("settings", {}), vars(args)) + changed_images(saved, state.images)
+            go_on(args, state, changed)
         except ValueError as error:
             raise ValueError(f"--resume {args.resume}: {error}") from error
     elif state.epoch:

@@ -241,6 +241,7 @@ def test_the_newest_good_checkpoint_is_taken(whole, tmp_path):
     [
         (("--batch-size", 16), "--batch-size was 32 and is 16"),
         (("--seed", 5), "--seed was 0 and is 5"),
+        (("--no-repeated-aug",), "--repeated-aug was True and is False"),
         (("--fusion-strategy", "all", "--fusion-token", 1), "the fusion plan's tokens was (17, 17"),
         (("--data-set", "FMNIST", "--input-size", 8), "--data-set was DIGITS and is FMNIST"),
     ],

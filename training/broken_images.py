@@ -1,16 +1,14 @@
-"""Images that can't be read: passed over and counted, where a run wants that."""
+"""Images that can't be read: passed over, where a run wants that."""
 
-import multiprocessing
 import sys
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from training.distributed import World, all_reduce
-
 
 class SkipBroken(Dataset):
-    """A data set with None in the place of every image that can't be read; says which, and counts them.
+    """A data set with None in the place of every image that can't be read; says which.
 
     Args:
         dataset: Raises OSError for a broken image.
@@ -18,7 +16,6 @@ class SkipBroken(Dataset):
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self._count = multiprocessing.Value("q", 0)  # loading processes count here too
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -27,25 +24,11 @@ class SkipBroken(Dataset):
         try:
             return self.dataset[index]
         except OSError as error:
-            with self._count.get_lock():
-                self._count.value += 1
             print(f"skipped: {error}", file=sys.stderr, flush=True)
             return None
 
-    def take_count(self, world: World) -> int:
-        """How many images all processes skipped since this was asked last."""
-        with self._count.get_lock():
-            count, self._count.value = self._count.value, 0
-        return int(all_reduce([float(count)], world)[0])
-
 
 def collate_readable(samples: list) -> list[Tensor]:
-    """A batch of the samples that are not None.
-
-    Raises:
-        OSError: There is none.
-    """
+    """A batch of the samples that are not None; where all are, images [0] and labels [0]."""
     readable = [sample for sample in samples if sample is not None]
-    if not readable:
-        raise OSError(f"--skip-bad-images: none of a batch's {len(samples)} images can be read")
-    return default_collate(readable)
+    return default_collate(readable) if readable else [torch.empty(0), torch.empty(0, dtype=torch.long)]

@@ -31,6 +31,11 @@ def train_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> Da
     return _loader(SeededImages(dataset), args, world, sampler=sampler, batch_size=batch_size, drop_last=full)
 
 
+def images_per_batch(loader: DataLoader) -> int:
+    """How many images each batch of a train_loader has, broken ones counted."""
+    return min(loader.batch_size, len(loader.sampler))
+
+
 def steps_per_epoch(dataset: Dataset, args: argparse.Namespace, world: World) -> int:
     """How many batches train_loader gives in an epoch; ValueError for a stream, which doesn't say."""
     if isinstance(dataset, IterableDataset):
@@ -54,6 +59,10 @@ def shared_out(dataset: Dataset, args: argparse.Namespace) -> bool:
 
 def _loader(dataset: Dataset, args: argparse.Namespace, world: World, **kwargs) -> DataLoader:
     workers = usable_workers(args.num_workers)
+    if hasattr(dataset, "set_loader_cfg"):
+        dataset.set_loader_cfg(
+            num_workers=workers
+        )  # each process rounds its part of timm's streams up to whole batches
     return DataLoader(
         dataset,
         num_workers=workers,

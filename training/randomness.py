@@ -39,8 +39,9 @@ class SeededImages(Dataset):
 
 
 def seed_all(*key: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators by a few numbers of at least 0."""
-    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    """Seed Python's, NumPy's and PyTorch's generators by a few numbers of at least 0; more of them are another seed."""
+    # Their count goes first: NumPy takes a number for the same followed by zeros.
+    seed = int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
     # torch.manual_seed keeps a traceback for GPUs that are not in use yet: longer than reading a small image takes.

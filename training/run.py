@@ -23,14 +23,14 @@ from training import checkpoint
 from training.broken_images import SkipBroken
 from training.distributed import World
 from training.interruption import InterruptedTraining, Interruption
-from training.loaders import shared_out, test_loader, train_loader
+from training.loaders import images_per_batch, shared_out, test_loader, train_loader
 from training.logbook import Logbook
 from training.losses import binary_cross_entropy, create_criterion
 from training.memory import PeakMemory
 from training.models import build_teacher
 from training.objectives import Classification, Cosub, Distillation, Objective
 from training.overview import describe_epoch
-from training.randomness import SeededImages
+from training.randomness import SeededImages, seed_all
 from training.samplers import TrainSampler
 from training.state import TrainingState
 from training.steps import BadSteps, EpochSums
@@ -81,6 +81,7 @@ class Trainer:
             accumulate=self.args.grad_accum_steps,
             train_mode=self.args.train_mode,
             bad_steps=BadSteps(self.args.max_bad_steps, self.args.if_continue_inf, self.args.if_nan2num),
+            whole_batch=images_per_batch(self.train_batches) if self.args.skip_bad_images else None,
             memory=self.memory,
         )
 
@@ -111,12 +112,12 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
     with saving_when_interrupted(world, state, output_dir) as interruption:
         while state.epoch < args.last_epoch:
             epoch = state.epoch
-            start_epoch(trainer.train_batches, state)
+            start_epoch(trainer)
             record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name}
             record |= trainer.train(interruption.between(trainer.train_batches), after_step)
             record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
             if args.skip_bad_images:
-                record["skipped_images"] = trainer.train_set.take_count(world)
+                record["skipped_images"] = state.sums.broken
             state.finish_epoch(record["test_acc1"])
             if logbook:
                 logbook.write(record)
@@ -149,13 +150,15 @@ def saving_when_interrupted(world: World, state: TrainingState, output_dir: Path
             sys.exit(interruption.exit_code)
 
 
-def start_epoch(loader: DataLoader, state: TrainingState) -> None:
+def start_epoch(trainer: Trainer) -> None:
     """Give the epoch its own order, without the steps that are done, and the rate; a stream starts from new."""
+    loader, state = trainer.train_batches, trainer.state
     if isinstance(loader.sampler, TrainSampler):
         loader.sampler.set_epoch(state.epoch, start=state.sums.steps * loader.batch_size)
     else:
         state.sums = EpochSums()
         loader.dataset.set_epoch(state.epoch)
+        seed_all(trainer.args.seed, state.epoch, trainer.world.rank)  # else each would start as evaluation left it
     state.set_rate()
 
 
@@ -172,7 +175,7 @@ def augmented_images(batches: DataLoader, count: int = 16) -> Tensor:
 
 
 def _drawn(batches: DataLoader) -> Iterator[tuple[Tensor, int]]:
-    """The samples of the epoch's order that can be read, without counting the others."""
+    """The samples of the epoch's order that can be read, without a word about the others."""
     batches.sampler.set_epoch(batches.sampler.epoch)  # from its start, also where training went on after it
     dataset = batches.dataset.dataset
     seeded = SeededImages(dataset.dataset if isinstance(dataset, SkipBroken) else dataset)

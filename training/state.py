@@ -42,6 +42,7 @@ class TrainingState:
         scaler: Scales the loss under fp16.
         settings: The run's flags, as plain data: other programs make the same model from them.
         classes: Names of the classes in the order of the labels, as far as the data name them.
+        images: How many training images there are; 0 for a stream.
         updates_per_epoch: Steps of an epoch, where the scheduler goes by steps.
         epoch: The epoch to train next, or to go on with.
         sums: What that epoch has summed up so far.
@@ -56,6 +57,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None
     settings: dict
     classes: list[str] | None = None
+    images: int = 0
     updates_per_epoch: int = 0
     epoch: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
@@ -74,6 +76,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "settings": self.settings,
             "classes": self.classes,
+            "images": self.images,
             "epoch": self.epoch,
             "sums": asdict(self.sums),
             "best_acc1": self.best_acc1,
@@ -85,7 +88,7 @@ class TrainingState:
         Raises:
             ValueError: The checkpoint holds weights only, or comes from another optimizer or grid of patches.
         """
-        optional = ("settings", "classes", "sums")
+        optional = ("settings", "classes", "images", "sums")
         missing = [name for name in self.state_dict() if name not in saved and name not in optional]
         if missing:
             raise ValueError(f"holds no {', '.join(missing)}: evaluate it with --eval, it can't be continued")
@@ -141,6 +144,7 @@ class TrainingState:
 KEPT_SETTINGS = {
     "model": "--model",
     "data_set": "--data-set",
+    "repeated_aug": "--repeated-aug",
     "batch_size": "--batch-size",
     "grad_accum_steps": "--grad-accum-steps",
     "if_random_cls_token_position": "--if_random_cls_token_position",
@@ -159,6 +163,12 @@ def changed_settings(saved: dict, now: dict) -> list[str]:
         for name, label in KEPT_SETTINGS.items()
         if name in saved and saved[name] != now[name]
     ]
+
+
+def changed_images(saved: dict, now: int) -> list[str]:
+    """Whether there are other training images than for a checkpoint, in words; they may have moved."""
+    before = saved.get("images") or now
+    return [f"the number of training images was {before} and is {now}"] if before != now else []
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:

@@ -14,6 +14,7 @@ class EpochSums:
         norm, norms: Sum and number of the finite gradient norms.
         skipped: Steps that changed no weights.
         bad: Those of them that were not expected.
+        broken: Images that could not be read, of all processes.
         rate: The last step's learning rate; under layer-wise decay, the largest.
         seconds, data_seconds: Time spent, and the part of it that waited for images.
     """
@@ -25,6 +26,7 @@ class EpochSums:
     norms: int = 0
     skipped: int = 0
     bad: int = 0
+    broken: int = 0
     rate: float = 0.0
     seconds: float = 0.0
     data_seconds: float = 0.0

@@ -143,6 +143,15 @@ def test_going_on_with_other_classes_is_refused(trained, run, error, tmp_path):
     assert "knows yellow" in error(*flags, "--resume-anyway")
 
 
+def test_going_on_with_more_or_fewer_images_is_refused_and_elsewhere_is_not(data, trained, run, error, tmp_path):
+    shutil.copytree(data, tmp_path / "moved")
+    flags = ("--data-set", "FOLDER", "--data-path", tmp_path / "moved", "--resume", trained, "--epochs", 13)
+    assert "epoch 12/12" in run(*flags)
+    (tmp_path / "moved" / "train" / "grey" / "0.png").unlink()
+    assert "the number of training images was 12 and is 11" in error(*flags)
+    assert "epoch 12/12" in run(*flags, "--resume-anyway")
+
+
 def test_finetuning_takes_the_head_of_the_same_classes_alone(trained, run, tmp_path):
     still = ("--epochs", 1, "--lr", 1e-12, "--data-set", "FOLDER", "--data-path", tmp_path, "--finetune", trained)
     for split in ("train", "val"):

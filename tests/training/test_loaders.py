@@ -8,6 +8,8 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 import training.loaders as loaders
 from training.distributed import World
+from training.randomness import seed_all
+from training.run import start_epoch
 
 CPU = torch.device("cpu")
 
@@ -80,6 +82,49 @@ def test_streams_share_themselves_out():
 
     assert [len(b) for b in loaders.train_loader(Stream(), arguments(), World(CPU, 1, 2))] == [4, 4]
     assert [len(b) for b in loaders.test_loader(Stream(), arguments(), World(CPU, 1, 2))] == [6, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_streams_draw_anew_in_every_epoch_and_process(workers):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return (torch.rand(1) for _ in range(4))
+
+        def set_epoch(self, epoch):
+            pass
+
+    def draws(epoch, rank, seed=0):
+        args, world = arguments(num_workers=workers, seed=seed), World(CPU, rank, 2)
+        loader = loaders.train_loader(Stream(), args, world)
+        state = argparse.Namespace(epoch=epoch, set_rate=lambda: None)
+        seed_all(0)  # as evaluation leaves it
+        start_epoch(argparse.Namespace(args=args, world=world, state=state, train_batches=loader))
+        return tuple(torch.cat(list(loader)).flatten().tolist())
+
+    assert len({draws(epoch, rank, seed) for epoch in (0, 1) for rank in (0, 1) for seed in (0, 1)}) == 8
+    assert draws(1, 1) == draws(1, 1)
+
+
+def test_a_stream_is_told_how_many_processes_load_it(monkeypatch):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(8))
+
+        def set_loader_cfg(self, num_workers):
+            self.told = num_workers
+
+    monkeypatch.setattr(loaders, "usable_workers", lambda wanted: wanted)
+    for load in (loaders.train_loader, loaders.test_loader):
+        for workers in (0, 3):
+            stream = Stream()
+            load(stream, arguments(num_workers=workers), World(CPU, 0, 1))
+            assert stream.told == workers
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 4), (4, 4), (3, 3)])
+def test_how_many_images_a_batch_has(count, size):
+    loader = loaders.train_loader(dataset(count), arguments(), World(CPU, 0, 1))
+    assert loaders.images_per_batch(loader) == size == len(batches(loader)[0])
 
 
 def test_a_step_of_several_batches_is_loaded_at_once():

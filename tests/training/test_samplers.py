@@ -1,13 +1,16 @@
 """Samplers: what holds for any number of images, processes, seeds and epochs."""
 
+import random
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from training.randomness import SeededImages
+from training.randomness import SeededImages, seed_all
 from training.samplers import EvalSampler, TrainSampler, drop_last
 
 sizes = st.integers(1, 200)
@@ -160,3 +163,12 @@ def test_a_draws_key_does_not_depend_on_the_world(num_samples, world_size, seed,
         sampler.set_epoch(epoch)
         for draw in sampler:
             assert expected.get(draw.key, draw.index) == draw.index
+
+
+def test_a_step_draws_other_numbers_than_the_image_at_its_place():
+    """A step's key is that of the image with the rank behind it, which is 0 on the main process."""
+    found = set()
+    for key in ((3, 1, 4), (3, 1, 4, 0), (3, 1, 4, 0, 0)):
+        seed_all(*key)
+        found.add((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert len({draw[0] for draw in found}) == len({draw[1] for draw in found}) == len({draw[2] for draw in found}) == 3
