@@ -60,7 +60,7 @@ def build_dataset(is_train: bool, args: argparse.Namespace, classes: list[str] |
             follow_classes(dataset, classes)
         except ValueError as error:
             split = "training" if is_train else "validation"
-            raise ValueError(f"--data-path {args.data_path}: the {split} images: {error}") from None
+            raise ValueError(f"--data-path {args.data_path}: the {split} images have {error}") from None
     return dataset, _num_classes(dataset, args, classes)
 
 

@@ -26,9 +26,7 @@ def follow_classes(dataset: Dataset, classes: list[str]) -> None:
     place = {name: i for i, name in enumerate(classes)}
     unknown = [name for name in own if name not in place]
     if unknown:
-        raise ValueError(
-            f"no model of the classes {shortened(classes)} knows {shortened(unknown)}; classes are told by their names"
-        )
+        raise ValueError(f"classes that the model doesn't know: {shortened(unknown)} (it learns {shortened(classes)})")
     dataset.target_transform = [place[name] for name in own].__getitem__
 
 
