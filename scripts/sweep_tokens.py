@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         world = init_world(args.device)
         model = restore(args, saved).to(world.device)
         contenders, misfits = build_contenders(args, model)
-        batches = load_images(args)
+        batches = load_images(args, saved.get("classes"))
         if args.output_dir:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
@@ -129,9 +129,9 @@ def build_contenders(args: argparse.Namespace, model: VisionMamba) -> tuple[list
     return contenders, misfits
 
 
-def load_images(args: argparse.Namespace) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def load_images(args: argparse.Namespace, classes: list[str] | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The test images in batches."""
-    test_set, _ = datasets.build_dataset(False, args)
+    test_set, _ = datasets.build_dataset(False, args, classes)
     spread = torch.linspace(0, len(test_set) - 1, min(args.images, len(test_set))).long().tolist()
     return list(DataLoader(Subset(test_set, spread), args.eval_batch_size))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import fusion
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
+from training.classes import shortened
 from training.parser import check_known
 
 PATCHES = "patch_embed.proj.weight"  # [D, channels, height, width]
@@ -136,16 +137,24 @@ def check_teacher(args: argparse.Namespace) -> None:
         check_known("--teacher-model", args.teacher_model, list_models())
 
 
-def build_teacher(args: argparse.Namespace, device: torch.device) -> nn.Module:
+def build_teacher(args: argparse.Namespace, device: torch.device, classes: list[str] | None = None) -> nn.Module:
     """The trained model that flags name, timm's or ours, ready to teach on a device.
 
+    Args:
+        args: Flags of the teacher and of its images.
+        device: Where it computes.
+        classes: Names of the classes to learn, if they are known.
+
     Raises:
-        ValueError: Its weights don't fit, or it can't take such images.
+        ValueError: Its weights don't fit, it knows other classes, or it can't take such images.
     """
     ours = args.teacher_model in list_models(module="models_mamba")
     size = {"img_size": args.input_size} if ours else {}
     teacher = create_model(args.teacher_model, num_classes=args.nb_classes, **size)
     saved = checkpoint.load(args.teacher_path, "--teacher-path")
+    if classes and saved.get("classes") not in (None, classes):
+        known = f"knows the classes {shortened(saved['classes'])}, and the images are of {shortened(classes)}"
+        raise ValueError(f"--teacher-path {args.teacher_path}: {known}")
     weights = checkpoint_filter_fn(saved, teacher) if ours else saved["model"]
     checkpoint.check_fit(teacher, weights, f"--teacher-path {args.teacher_path}")
     teacher.load_state_dict(weights)

@@ -57,7 +57,7 @@ class Trainer:
         model = torch.compile(state.model, fullgraph=True) if args.compile else state.model
         self.model = DistributedDataParallel(model) if world.size > 1 else model
         self.train_batches, self.test_batches = train_loader(train_set, args, world), test_loader(test_set, args, world)
-        self.objective, self.mixup = build_objective(args, world), build_mixup(args)
+        self.objective, self.mixup = build_objective(args, world, state.classes), build_mixup(args)
         self.dtype, self.memory = autocast_dtype(args, world), PeakMemory(world.device)
         self.shared_out = shared_out(test_set, args)
 
@@ -191,8 +191,8 @@ def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:
         checkpoint.save(output_dir / name, state.state_dict())
 
 
-def build_objective(args: argparse.Namespace, world: World) -> Objective:
-    """The loss that flags ask for."""
+def build_objective(args: argparse.Namespace, world: World, classes: list[str] | None = None) -> Objective:
+    """The loss that flags ask for; a teacher must know `classes`, where both sides name them."""
     if args.bce_loss or args.cosub:
         criterion = binary_cross_entropy(soft=not args.bce_loss, smoothing=args.smoothing)
     else:
@@ -201,7 +201,7 @@ def build_objective(args: argparse.Namespace, world: World) -> Objective:
         return Cosub(criterion)
     if args.distillation_type == "none":
         return Classification(criterion)
-    teacher = DistillationTeacher(build_teacher(args, world.device)).to(world.device)
+    teacher = DistillationTeacher(build_teacher(args, world.device, classes)).to(world.device)
     return Distillation(
         criterion, teacher, args.distillation_type == "hard", args.distillation_alpha, args.distillation_tau
     )

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import main
+from scripts import sweep_tokens
 from training.classes import check_all_there, class_names, follow_classes
 
 FLAGS = (
@@ -165,6 +166,25 @@ def test_finetuning_takes_the_head_of_the_same_classes_alone(trained, run, tmp_p
         shades(tmp_path, split, ["black"])
         (tmp_path / split / "black").rename(tmp_path / split / "blue")
     assert "with a new head for 3 classes" in run(*still)
+
+
+def test_a_teacher_of_other_classes_is_refused(data, trained, error, run, tmp_path):
+    for split in ("train", "val"):
+        shades(tmp_path, split, SHADES)
+        (tmp_path / split / "black").rename(tmp_path / split / "yellow")  # white is the second of three now
+    teacher = ("--teacher-model", "vim_pico_patch2_8", "--teacher-path", trained, "--distillation-type", "soft")
+    flags = ("--data-set", "FOLDER", "--epochs", 1, *teacher)
+    run(*flags, "--data-path", data)
+    line = error(*flags, "--data-path", tmp_path)
+    assert f"{trained}: knows the classes black, grey, white, and the images are of grey, white, yellow" in line
+
+
+def test_a_sweep_counts_the_same_without_some_classes(trained, tmp_path, capsys):
+    shades(tmp_path, "val", ["grey", "white"])
+    flags = ["--resume", str(trained), "--data-path", str(tmp_path), "--strategies", "all", "--budgets", "1"]
+    sweep_tokens.main([*flags, "--rounds", "1", "--device", "cpu"])
+    (without_fusion,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| no |")]
+    assert without_fusion.split("|")[5].strip() == "100.00"
 
 
 def test_checkpoints_of_older_runs_name_no_classes(data, trained, run, tmp_path):
