@@ -133,10 +133,10 @@ def check_names(args: argparse.Namespace) -> None:
 
 def check_scan(args: argparse.Namespace, backend: str) -> None:
     """Refuse what the chosen scan can't do; ValueError."""
-    if args.compile and backend != "cpu":
-        raise ValueError(f"--compile: needs the C++ scan of CPUs, and the scan here is {backend}")
+    if args.compile and backend not in ("cpu", "triton"):
+        raise ValueError(f"--compile: needs the C++ scan of CPUs or Triton's of GPUs, and the scan here is {backend}")
     if args.deterministic and backend == "cuda":
-        raise ValueError("--deterministic: mamba-ssm sums gradients in any order; choose --scan-backend reference")
+        raise ValueError("--deterministic: mamba-ssm sums gradients in any order; choose --scan-backend triton")
 
 
 def check_optimizer(args: argparse.Namespace) -> None:

@@ -35,11 +35,9 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     printf '%s\n' "$wanted" > "$stamp"
 fi
 
-if command -v nvidia-smi > /dev/null && ! .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("selective_scan_cuda") and u.find_spec("causal_conv1d")))'; then
+if command -v nvidia-smi > /dev/null; then
     cat <<'EOF'
-setup: an NVIDIA GPU is here. Training runs on it as it is; the CUDA kernels of mamba-ssm and causal-conv1d can be added
-setup: with a CUDA compiler (nvcc) of PyTorch's CUDA version:
-setup:   .venv/bin/python -m pip install causal-conv1d --no-build-isolation
-setup:   MAMBA_KEEP_CUDA_BUILD=TRUE .venv/bin/python -m pip install mamba-ssm --no-build-isolation
+setup: an NVIDIA GPU is here, and nothing more need be installed: Triton, which comes with PyTorch, scans on it.
+setup: mamba-ssm and causal-conv1d may be added (vim_requirements_cuda.txt); python -m ssm measures which is faster.
 EOF
 fi

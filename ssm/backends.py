@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssm import cpu, cuda, reference
+from ssm import cpu, cuda, reference, speed, triton
 
-BACKENDS = ("auto", "reference", "cpu", "cuda")
-_MODULES = {"reference": reference, "cpu": cpu, "cuda": cuda}
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+_MODULES = {"reference": reference, "cpu": cpu, "triton": triton, "cuda": cuda}
+_FOR_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # what auto tries, in this order
 _chosen = "auto"
 
 
@@ -17,7 +18,7 @@ class Choice(NamedTuple):
     """The backend that runs, and why.
 
     Attributes:
-        name: `reference`, `cpu` or `cuda`.
+        name: `reference`, `cpu`, `triton` or `cuda`.
         reason: One line to print.
     """
 
@@ -66,14 +67,24 @@ def pick(device_type: str) -> Choice:
     Raises:
         ValueError: The chosen backend is for another device.
     """
-    if _chosen == "reference" or (_chosen != "auto" and _chosen == device_type):
-        return Choice(_chosen, "as asked for")
     if _chosen != "auto":
-        raise ValueError(f"the scan backend {_chosen} doesn't run on {device_type}: choose reference or auto")
-    if device_type not in _MODULES:
+        if not _runs_on(_chosen, device_type):
+            raise ValueError(f"the scan backend {_chosen} doesn't run on {device_type}: choose reference or auto")
+        return Choice(_chosen, "as asked for")
+    candidates = _FOR_DEVICE.get(device_type, ())
+    usable = [name for name in candidates if not unavailable(name)]
+    if not candidates:
         return Choice("reference", f"there is no other for {device_type}")
-    reason = unavailable(device_type)
-    return Choice("reference", reason) if reason else Choice(device_type, "the fastest here")
+    if not usable:
+        return Choice("reference", unavailable(candidates[0]))
+    if len(usable) == 1:
+        return Choice(usable[0], "the fastest here")
+    return Choice(*speed.fastest(usable))
+
+
+def _runs_on(name: str, device_type: str) -> bool:
+    interpreted = name == "triton" and device_type == "cpu" and triton.INTERPRETED
+    return name == "reference" or name in _FOR_DEVICE.get(device_type, ()) or interpreted
 
 
 @torch._dynamo.assume_constant_result  # torch.compile takes the choice as it is when it compiles

@@ -28,7 +28,7 @@ def load_library() -> None:
         RuntimeError: There is no compiler or it fails; one line says why.
     """
     try:
-        folder = _cache() / f"vim_ssm_{_fingerprint()}"
+        folder = cache_directory() / f"vim_ssm_{_fingerprint()}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_suffix(".lock")):
             library = folder / f"{folder.name}.so"
@@ -41,7 +41,7 @@ def load_library() -> None:
         raise RuntimeError(f"the C++ scan can't be kept or loaded: {error}") from None
 
 
-def _cache() -> Path:
+def cache_directory() -> Path:
     """PyTorch's cache of extensions; found without importing its builder, which takes a second."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or home / "torch_extensions")

@@ -1,18 +1,19 @@
 """The two operations by mamba-ssm and causal-conv1d, for NVIDIA GPUs; their public functions only.
 
 These packages want channels before tokens and know one direction, so transposing and flipping happens here.
+
+With Hugging Face's package `kernels`, VIM_HUB_KERNELS=1 in the environment takes the same functions from the hub
+instead (kernels-community/mamba-ssm and causal-conv1d). That downloads code, and so is never done without being asked.
 """
 
+import os
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-INSTALL = (
-    "pip install causal-conv1d --no-build-isolation && "
-    "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm --no-build-isolation"
-)
+INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r vim_requirements_cuda.txt"
 
 
 @cache
@@ -21,9 +22,10 @@ def unavailable() -> str | None:
     if not torch.cuda.is_available():
         return "PyTorch finds no CUDA GPU"
     # Newer versions of mamba-ssm install without the Mamba-1 kernels, and say so only when called.
-    for module, package in (("causal_conv1d", "causal-conv1d"), ("selective_scan_cuda", "mamba-ssm's Mamba-1 kernels")):
-        if find_spec(module) is None:
-            return f"no {package}: {INSTALL}"
+    packages = {"causal_conv1d": "causal-conv1d", "selective_scan_cuda": "mamba-ssm's Mamba-1 kernels"}
+    missing = [package for module, package in packages.items() if find_spec(module) is None]
+    if missing and not _from_hub():
+        return f"no {missing[0]}: {INSTALL}"
     try:
         _functions()
     except Exception as error:  # importing mamba_ssm runs its language models, where anything may fail
@@ -31,8 +33,19 @@ def unavailable() -> str | None:
     return None
 
 
+def _from_hub() -> bool:
+    """Whether kernels of Hugging Face's hub are asked for and its package is there."""
+    return os.environ.get("VIM_HUB_KERNELS") == "1" and find_spec("kernels") is not None
+
+
+@cache
 def _functions():
     """selective_scan_fn and causal_conv1d_fn."""
+    if _from_hub():
+        from kernels import get_kernel
+
+        names = {"mamba-ssm": "selective_scan_fn", "causal-conv1d": "causal_conv1d_fn"}
+        return tuple(getattr(get_kernel(f"kernels-community/{name}"), function) for name, function in names.items())
     from causal_conv1d import causal_conv1d_fn
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 

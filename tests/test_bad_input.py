@@ -56,7 +56,10 @@ FLAGS = [
     ("--eval", "--eval: needs the checkpoint"),
     ("--check --eval --resume x.pth", "--check: is about training"),
     ("--compile --scan-recompute", "--compile: can't follow --scan-recompute"),
-    ("--compile --scan-backend reference", "--compile: needs the C++ scan of CPUs, and the scan here is reference"),
+    (
+        "--compile --scan-backend reference",
+        "--compile: needs the C++ scan of CPUs or Triton's of GPUs, and the scan here",
+    ),
     ("--grad-checkpointing --scan-recompute", "--scan-recompute: is a part of what --grad-checkpointing does"),
     ("--smoothing 1", "--smoothing: of 1 leaves nothing to learn"),
     ("--compile --if_random_cls_token_position", "--compile: is for one order of tokens"),

@@ -1070,6 +1070,15 @@ def test_deterministic_training_is_refused_where_the_scan_is_not():
     main.check_scan(args, "cpu")
     with pytest.raises(ValueError, match="--deterministic: mamba-ssm sums gradients in any order"):
         main.check_scan(args, "cuda")
+    main.check_scan(args, "triton")
+
+
+def test_what_can_be_compiled():
+    args = parse_args(["--compile"])
+    for scan in ("cpu", "triton"):
+        main.check_scan(args, scan)
+    with pytest.raises(ValueError, match="--compile: needs the C\\+\\+ scan of CPUs or Triton's of GPUs"):
+        main.check_scan(args, "cuda")
 
 
 def test_processes_must_start_together(monkeypatch):

@@ -445,13 +445,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--scan-backend",
         default="auto",
-        choices=("auto", "reference", "cpu", "cuda"),
-        help="what scans: plain PyTorch, C++, or mamba-ssm; python -m ssm says what there is",
+        choices=("auto", "reference", "cpu", "triton", "cuda"),
+        help="what scans: plain PyTorch, C++, Triton, or mamba-ssm; python -m ssm says what there is",
     )
     add(
         "--compile",
         action="store_true",
-        help="compile the model with torch.compile, which takes a minute or more; needs the C++ scan of CPUs",
+        help="compile the model with torch.compile, which takes a minute or more; not with mamba-ssm or reference",
     )
     add(
         "--scan-recompute",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ssm
-from ssm import backends, cpu, cuda, reference
+from ssm import backends, cpu, cuda, reference, triton
 from ssm.__main__ import describe
 
 
@@ -15,7 +15,7 @@ from ssm.__main__ import describe
 def calls(monkeypatch):
     """Which module each operation ran in."""
     seen = []
-    for name, module in (("reference", reference), ("cpu", cpu), ("cuda", cuda)):
+    for name, module in (("reference", reference), ("cpu", cpu), ("triton", triton), ("cuda", cuda)):
         for op in ("causal_conv1d", "selective_scan"):
             monkeypatch.setattr(module, op, lambda x, *args, _name=name, reverse: (seen.append(_name), x)[1])
     return seen
@@ -46,9 +46,10 @@ def restore():
 
 def test_auto_falls_back_and_says_why(monkeypatch):
     monkeypatch.setattr(cpu, "unavailable", lambda: "no C++ compiler (c++): apt-get install g++")
+    monkeypatch.setattr(triton, "unavailable", lambda: "no Triton")
     monkeypatch.setattr(cuda, "unavailable", lambda: "no causal-conv1d")
     assert ssm.pick("cpu") == ("reference", "no C++ compiler (c++): apt-get install g++")
-    assert ssm.pick("cuda") == ("reference", "no causal-conv1d")
+    assert ssm.pick("cuda") == ("reference", "no Triton")
     assert ssm.pick("mps").name == "reference"
     monkeypatch.setattr(cuda, "unavailable", lambda: None)
     assert ssm.pick("cuda") == ("cuda", "the fastest here")
@@ -56,23 +57,26 @@ def test_auto_falls_back_and_says_why(monkeypatch):
 
 def test_what_is_missing_is_an_error_that_says_what_mends_it(monkeypatch):
     monkeypatch.setattr(cuda, "unavailable", lambda: f"no causal-conv1d: {cuda.INSTALL}")
-    with pytest.raises(ValueError, match="cuda can't run here: no causal-conv1d: pip install causal-conv1d"):
+    with pytest.raises(
+        ValueError, match="cuda can't run here: no causal-conv1d: MAMBA_KEEP_CUDA_BUILD=TRUE pip install"
+    ):
         ssm.use_backend("cuda")
-    with pytest.raises(ValueError, match="choose from auto, reference, cpu, cuda"):
-        ssm.use_backend("triton")
+    with pytest.raises(ValueError, match="choose from auto, reference, cpu, triton, cuda"):
+        ssm.use_backend("tritone")
     assert backends._chosen == "auto"
 
 
 def test_a_backend_for_another_device(monkeypatch):
-    monkeypatch.setattr(cuda, "unavailable", lambda: None)
-    with ssm.use_backend("cuda"), pytest.raises(ValueError, match="doesn't run on cpu"):
-        ssm.pick("cpu")
+    for name, module in (("triton", triton), ("cuda", cuda)):
+        monkeypatch.setattr(module, "unavailable", lambda: None)
+        with ssm.use_backend(name), pytest.raises(ValueError, match=f"{name} doesn't run on cpu"):
+            ssm.pick("cpu")
 
 
 def test_the_report_runs_every_backend():
     result = subprocess.run([sys.executable, "-m", "ssm"], capture_output=True, text=True, check=True)
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.startswith("  ")}
-    assert set(lines) == {"reference", "cpu", "cuda"}
+    assert set(lines) == {"reference", "cpu", "triton", "cuda"}
     assert "works: largest error" in lines["reference"]
     assert ("works: " in lines["cpu"]) == (cpu.unavailable() is None)
     assert f"PyTorch {torch.__version__}" in result.stdout

@@ -2,7 +2,7 @@
 
 import sys
 from importlib.util import find_spec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def ask(monkeypatch, gpu=True, specs=(), functions=None):
 
 def test_reasons_not_to_be_available(monkeypatch):
     assert ask(monkeypatch, gpu=False) == "PyTorch finds no CUDA GPU"
-    assert "no causal-conv1d: pip install" in ask(monkeypatch)
+    assert "no causal-conv1d: MAMBA_KEEP_CUDA_BUILD=TRUE pip install" in ask(monkeypatch)
     assert "no mamba-ssm's Mamba-1 kernels: " in ask(monkeypatch, specs=("causal_conv1d",))
     both = ("causal_conv1d", "selective_scan_cuda")
 
@@ -99,3 +99,21 @@ def test_asking_imports_nothing_of_mamba(monkeypatch):
     ask(monkeypatch)
     assert "mamba_ssm" not in sys.modules
     assert find_spec("selective_scan_cuda") is None or torch.cuda.is_available()
+
+
+def test_kernels_of_the_hub_only_when_asked_for(monkeypatch):
+    monkeypatch.undo()
+    loaded = []
+    hub = ModuleType("kernels")
+    functions = {"selective_scan_fn": selective_scan_fn, "causal_conv1d_fn": causal_conv1d_fn}
+    hub.get_kernel = lambda name: (loaded.append(name), SimpleNamespace(**functions))[1]
+    monkeypatch.setitem(sys.modules, "kernels", hub)
+    assert "no causal-conv1d" in ask(monkeypatch, specs=("kernels",))
+    assert not loaded
+    monkeypatch.setenv("VIM_HUB_KERNELS", "1")
+    assert "no causal-conv1d" in ask(monkeypatch)
+    cuda._functions.cache_clear()
+    assert ask(monkeypatch, specs=("kernels",)) is None
+    assert loaded == ["kernels-community/mamba-ssm", "kernels-community/causal-conv1d"]
+    assert cuda._functions() == (selective_scan_fn, causal_conv1d_fn)
+    cuda._functions.cache_clear()

@@ -1,0 +1,55 @@
+"""Which of several backends is faster on this GPU: measured by `python -m ssm`, and kept in the cache directory."""
+
+import json
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from ssm.build import cache_directory
+
+PACKAGES = ("triton", "mamba-ssm", "causal-conv1d")
+
+
+def remember(milliseconds: dict[str, float]) -> Path:
+    """Keep how long each backend takes on the present GPU, with the versions that were measured."""
+    path = _file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_machine() | {"milliseconds": milliseconds}, indent=2) + "\n")
+    _remembered.cache_clear()
+    return path
+
+
+def fastest(names: list[str]) -> tuple[str, str]:
+    """The fastest of these backends and why; the first, where they have not been measured with what is installed."""
+    times = {name: ms for name, ms in _remembered().items() if name in names}
+    if len(times) < len(names):
+        return names[0], "needs PyTorch alone; python -m ssm measures whether another is faster"
+    best = min(times, key=times.get)
+    others = ", ".join(f"{name} {ms:.2f}" for name, ms in times.items() if name != best)
+    return best, f"{times[best]:.2f} ms where others took: {others}"
+
+
+@cache
+def _remembered() -> dict[str, float]:
+    try:
+        kept = json.loads(_file().read_text())
+        return kept["milliseconds"] if kept | _machine() == kept else {}
+    except (OSError, ValueError, KeyError, TypeError):  # nothing was measured, or something else lies there
+        return {}
+
+
+def _file() -> Path:
+    return cache_directory() / "vim_scan_speed.json"
+
+
+def _machine() -> dict:
+    """What a measurement holds for: the GPU and the versions of what runs on it."""
+    versions = {"torch": torch.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None, "versions": versions}

@@ -1,0 +1,156 @@
+"""The two operations in Triton, for GPUs: channels-last, either direction, nothing transposed, flipped or kept.
+
+Triton comes with PyTorch's CUDA wheels, and compiles a kernel when it is first used. TRITON_INTERPRET=1 in the
+environment runs the kernels on a CPU instead, slowly, for tests. Sums over tokens and images are made in a fixed order:
+the same inputs give the same bits.
+"""
+
+import os
+import shutil
+import sysconfig
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+OLDEST = (3, 3)  # the first Triton whose kernels can build tuples
+
+
+@cache
+def unavailable() -> str | None:
+    """Why this backend can't run here, in one line; None if it can, and then its operators are registered."""
+    if find_spec("triton") is None:
+        return "no Triton, which comes with PyTorch's CUDA wheels: pip install triton"
+    if tuple(map(int, version("triton").split(".")[:2])) < OLDEST:
+        return f"Triton {version('triton')} is too old: PyTorch 2.7 brings Triton {'.'.join(map(str, OLDEST))}"
+    reason = None if INTERPRETED else _no_gpu() or _no_compiler()
+    if reason is None:
+        from ssm.triton import operators  # noqa: F401, importing registers them
+    return reason
+
+
+def _no_gpu() -> str | None:
+    if not torch.cuda.is_available():
+        return "PyTorch finds no CUDA GPU"
+    if torch.version.cuda and torch.cuda.get_device_capability() < (7, 0):
+        return f"Triton needs compute capability 7.0, and {torch.cuda.get_device_name()} is older"
+    return None
+
+
+def _no_compiler() -> str | None:
+    """Triton compiles the few lines of C that start a kernel."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "no C compiler, with which Triton starts kernels: apt-get install gcc"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "no Python.h, with which Triton starts kernels: apt-get install python3-dev"
+    return None
+
+
+def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
+    """As in ssm.reference, computed in fp32."""
+    return _Convolution.apply(x, weight.float(), bias.float(), reverse)
+
+
+def causal_conv1d_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool, dx: Tensor, add: bool
+) -> tuple[Tensor, Tensor]:
+    """The primitive of ssm.backends."""
+    return torch.ops.vim_triton.causal_conv1d_backward(grad, x, weight.float(), bias.float(), reverse, dx, add)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    *,
+    reverse: bool = False,
+) -> Tensor:
+    """As in ssm.reference, computed in fp32."""
+    return _Scan.apply(u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse)
+
+
+def selective_scan_forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    *,
+    reverse: bool,
+    out: Tensor | None = None,
+    lean: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The primitive of ssm.backends; nothing need be saved beside the inputs."""
+    add = out is not None
+    out = torch.empty(u.shape, dtype=u.dtype, device=u.device) if out is None else out
+    torch.ops.vim_triton.selective_scan(u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse, out, add)
+    return out, ()
+
+
+def selective_scan_backward(
+    grad: Tensor,
+    saved: tuple[Tensor, ...],
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    *,
+    reverse: bool,
+    dB: Tensor,
+    dC: Tensor,
+    dz: Tensor,
+    add: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The primitive of ssm.backends."""
+    return torch.ops.vim_triton.selective_scan_backward(
+        grad, u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse, dB, dC, dz, add
+    )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.reverse = reverse
+        return torch.ops.vim_triton.causal_conv1d(x, weight, bias, reverse)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight, bias = ctx.saved_tensors
+        dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        gradients = causal_conv1d_backward(grad, x, weight, bias, reverse=ctx.reverse, dx=dx, add=False)
+        return dx, *gradients, None
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs) -> Tensor:
+        *tensors, ctx.reverse = inputs
+        ctx.save_for_backward(*tensors)
+        return selective_scan_forward(*tensors, reverse=ctx.reverse)[0]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        inputs = ctx.saved_tensors
+        B, C, z = inputs[3], inputs[4], inputs[6]
+        dB, dC, dz = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (B, C, z))
+        du, ddelta, dA, dD, ddelta_bias = selective_scan_backward(
+            grad, (), *inputs, reverse=ctx.reverse, dB=dB, dC=dC, dz=dz, add=False
+        )
+        return du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, None

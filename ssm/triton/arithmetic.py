@@ -1,0 +1,92 @@
+"""What the kernels compute token by token: softplus, sigmoid, addresses, and sums over channels."""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for x from 0 to 1, to 5e-8 of its value: a polynomial, because adding 1 would round a small x away."""
+    p = x * 5.3648166e-3 - 3.0065764e-2
+    p = p * x + 7.9204492e-2
+    p = p * x - 1.3753799e-1
+    p = p * x + 1.9153653e-1
+    p = p * x - 2.4857163e-1
+    p = p * x + 3.3321324e-1
+    p = p * x - 4.9999648e-1
+    p = p * x + 1.0
+    return p * x
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + e^x) and its slope, the sigmoid, from one exponential that can't overflow."""
+    small = tl.exp2(-tl.abs(x) * LOG2E)
+    inverse = 1.0 / (1.0 + small)
+    return tl.maximum(x, 0.0) + log1p(small), tl.where(x > 0, inverse, small * inverse)
+
+
+@triton.jit
+def steps(count, step):
+    """How far so many steps lead, in 64 bits. Inside a chunk 32 bits do, which take a third of the instructions."""
+    return tl.cast(count, tl.int64) * tl.cast(step, tl.int64)
+
+
+@triton.jit
+def entry(x, image_stride, token_stride, L, REVERSE: tl.constexpr):
+    """Where a scan enters the program's image of x, and the step from a token to the next, in elements."""
+    x += steps(tl.program_id(1), image_stride)
+    if REVERSE:
+        x += steps(L - 1, token_stride)
+        token_stride = -token_stride
+    return x, token_stride
+
+
+@triton.jit
+def load_tokens(x, step, last, channels, mask, T: tl.constexpr):
+    """The T tokens from x on, each [channels], as a tuple; token number `last` again for those past the end."""
+    tokens = ()
+    for i in tl.static_range(T):
+        tokens += (tl.load(x + (tl.minimum(i, last) * step + channels), mask=mask, other=0.0),)
+    return tokens
+
+
+@triton.jit
+def load_sums(x, step, last, channels, mask, T: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
+    """What store_tokens will add to: T tokens in fp32 if ADD, else zeros."""
+    tokens = ()
+    for i in tl.static_range(T):
+        if ADD:
+            tokens += (tl.load(x + (tl.minimum(i, last) * step + channels), mask=mask, other=0.0).to(tl.float32),)
+        else:
+            tokens += (tl.zeros([BLOCK], tl.float32),)
+    return tokens
+
+
+@triton.jit
+def store_tokens(x, step, last, channels, mask, values, T: tl.constexpr):
+    """Write T tokens from x on, but none past the end."""
+    for i in tl.static_range(T):
+        tl.store(x + (i * step + channels), values[i].to(x.dtype.element_ty), mask=mask & (i <= last))
+
+
+@triton.jit
+def sum_channels(x, ROWS: tl.constexpr, LEVELS: tl.constexpr):
+    """[ROWS, 2^LEVELS] to [ROWS], halving the columns.
+
+    tl.split wants both halves in one thread, so this is one transposition through shared memory and plain additions: a
+    tenth of the instructions of tl.sum, which shuffles for every row.
+    """
+    for level in tl.static_range(LEVELS):
+        pairs = tl.reshape(x, [ROWS, 2, 1 << (LEVELS - 1 - level)])
+        low, high = tl.split(tl.permute(pairs, (0, 2, 1)))
+        x = low + high
+    return tl.reshape(x, [ROWS])

@@ -1,0 +1,59 @@
+"""Triton's kernels: run in its interpreter in a process of their own, and what stands in their way elsewhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssm import triton
+from ssm.triton import launch
+
+pytestmark = pytest.mark.skipif(triton.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
+
+
+def test_in_the_interpreter():
+    """The interpreter must be chosen before Triton is imported, and then nothing can be compiled any more."""
+    tests = Path(__file__).with_name("interpreted_triton.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests)]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tests.parents[2])
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+
+
+def unavailable(
+    monkeypatch, gpu=True, capability=(9, 0), spec=True, version="3.6.0", compiler="/usr/bin/gcc", include="/"
+):
+    monkeypatch.setattr(triton, "find_spec", lambda name: spec or None)
+    monkeypatch.setattr(triton, "version", lambda name: version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
+    monkeypatch.setattr(triton.shutil, "which", lambda name: compiler)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(triton.sysconfig, "get_path", lambda name: str(include))
+    return triton.unavailable.__wrapped__()
+
+
+def test_reasons_not_to_be_available(monkeypatch, tmp_path):
+    assert "no Triton, which comes with PyTorch's CUDA wheels" in unavailable(monkeypatch, spec=False)
+    assert unavailable(monkeypatch, version="3.2.1") == "Triton 3.2.1 is too old: PyTorch 2.7 brings Triton 3.3"
+    assert unavailable(monkeypatch, gpu=False) == "PyTorch finds no CUDA GPU"
+    assert "Old GPU is older" in unavailable(monkeypatch, capability=(6, 1))
+    assert "no C compiler, with which Triton starts kernels" in unavailable(monkeypatch, compiler=None)
+    assert "no Python.h" in unavailable(monkeypatch, include=tmp_path)
+    (tmp_path / "Python.h").touch()
+    assert unavailable(monkeypatch, include=tmp_path) is None
+    assert hasattr(torch.ops.vim_triton, "selective_scan")
+
+
+def test_programs_are_narrower_where_the_gpu_would_be_idle():
+    schedulers = 4 * 132
+    assert launch.block_width(128, 384, schedulers) == 32
+    assert launch.block_width(8, 384, schedulers) == 8
+    assert launch.block_width(1, 1, schedulers) == 8
+    for batch in range(1, 129):
+        block = launch.block_width(batch, 384, schedulers)
+        assert block == 32 or batch * 384 / block <= 1.5 * schedulers
