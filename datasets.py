@@ -30,6 +30,7 @@ from training.classes import class_names, follow_classes
 from training.decoding import open_image, to_rgb
 from training.image_folder import LinkedImageFolder
 from training.transforms import build_transform
+from training.words import counted
 
 TIMM_PREFIXES = ("torch", "wds", "tfds")
 DEBIAN_FMNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
@@ -128,9 +129,11 @@ def _in_memory(
 ) -> LabelledImages:
     """Build a data set of arrays, once images and labels are seen to fit."""
     if len(images) == 0 or len(images) != len(labels):
-        raise ValueError(f"{source}: {len(images)} images and {len(labels)} labels")
+        raise ValueError(f"{source}: {counted(len(images), 'image')} and {counted(len(labels), 'label')}")
     if labels.min() < 0 or labels.max() >= len(classes):
-        raise ValueError(f"{source}: labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
+        raise ValueError(
+            f"{source}: labels from {labels.min()} to {labels.max()} for {counted(len(classes), 'class', 'classes')}"
+        )
     return LabelledImages(images, labels, classes, Image.fromarray)
 
 
@@ -141,7 +144,9 @@ def _num_classes(dataset: Dataset, args: argparse.Namespace, classes: list[str] 
     if not (known or args.nb_classes):
         raise ValueError(f"--data-set {args.data_set} does not say how many classes it has: give --nb-classes")
     if args.nb_classes and args.nb_classes < known:
-        raise ValueError(f"--nb-classes {args.nb_classes}: --data-set {args.data_set} has {known} classes")
+        raise ValueError(
+            f"--nb-classes {args.nb_classes}: --data-set {args.data_set} has {counted(known, 'class', 'classes')}"
+        )
     return args.nb_classes or known
 
 
@@ -315,7 +320,7 @@ def _timm(is_train: bool, args: argparse.Namespace) -> Dataset:
 
 BUILDERS = {
     "DIGITS": _digits,
-    "CIFAR": partial(_cifar, source=CIFAR100, num_classes=100),
+    **dict.fromkeys(("CIFAR", "CIFAR100"), partial(_cifar, source=CIFAR100, num_classes=100)),
     "CIFAR10": partial(_cifar, source=CIFAR10, num_classes=10),
     "FMNIST": _fashion_mnist,
     "IMNET": _image_folder,

@@ -10,6 +10,7 @@ Winning back:      python main.py --finetune a.pth --epochs 3 --warmup-epochs 0 
 
 import argparse
 import re
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
 from training.board import check_wandb, follow_with_wandb
 from training.broken_images import SkipBroken
-from training.check import check
+from training.check import check, leaving_no_directory
 from training.classes import check_all_there, class_names
 from training.distributed import World, all_reduce, be_deterministic, init_world, launched, main_process_first, relaunch
 from training.loaders import shared_out, steps_per_epoch, test_loader
@@ -73,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
         elif args.resume and saved is None:
             saved = checkpoint.load(args.resume)
         if keeps_log:
-            open_directory(Path(args.output_dir), args.resume, args.auto_resume)
+            with leaving_no_directory(Path(args.output_dir)) if args.check else nullcontext():
+                open_directory(Path(args.output_dir), args.resume, args.auto_resume)
         train_set, test_set, classes = build_data(args, world, saved)
         model.reset_classifier(args.nb_classes)
         args.flops = fusion.flops(model)
@@ -88,7 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         fail(error, met_by="machine")
 
-    print_overview(args, world, model, autocast_dtype(args, world), train_set, test_set)
+    place = trainer.place if trainer else ""
+    print_overview(args, world, model, autocast_dtype(args, world), train_set, test_set, place)
     try:
         if trainer is None:
             evaluate_checkpoint(args, world, model, saved, test_set)
@@ -96,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
             check(trainer)
         elif trainer.state.epoch >= args.last_epoch:
             if world.is_main:
-                print(f"nothing left to train: all {args.last_epoch} epochs are done")
+                print(f"nothing left to train: the last epoch, {args.last_epoch - 1}, is done")
         else:
             settings = vars(args) | versions() | {"hardware": device_name(world.device), "date": f"{date.today()}"}
             if keeps_log and args.log_wandb:

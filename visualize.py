@@ -13,18 +13,18 @@ import argparse
 from pathlib import Path
 
 import torch
-from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import datasets
 from fusion import pictures
 from models_mamba import VisionMamba
-from training import checkpoint
+from training import checkpoint, decoding
 from training.flags import add_checkpoint_flags, add_data_flags, add_fusion_flags
 from training.models import fuse, restore
 from training.options import parse_over
 from training.parser import HelpFormatter, Parser, count, fail, path, positive
+from training.words import counted
 
 PROGRAM = "visualize.py"
 
@@ -87,15 +87,12 @@ def read_image(args: argparse.Namespace, test_set: Dataset | None) -> Tensor:
     if test_set is not None:
         index = args.index or 0
         if index >= len(test_set):
-            raise ValueError(f"--index {index}: there are {len(test_set)} test images")
+            raise ValueError(f"--index {index}: the data set has {counted(len(test_set), 'test image')}")
         return test_set[index][0]
     try:
-        image = datasets.open_image(args.image)
-    except UnidentifiedImageError:
-        raise ValueError(f"--image {args.image}: no image") from None
-    except OSError as error:
-        raise ValueError(f"--image {args.image}: {error.strerror or error}") from None
-    return datasets.build_transform(False, args)(datasets.to_rgb(image))
+        return decoding.read_image(args.image, datasets.build_transform(False, args))
+    except ValueError as error:
+        raise ValueError(f"--image {error}") from None
 
 
 def redundancies(model: VisionMamba, test_set: Dataset, images: int) -> Tensor:

@@ -11,7 +11,7 @@ from fusion.injection import TokenFusion, inject
 from fusion.matching import Matching, match
 from fusion.method import CHOICES, Method
 from fusion.onnx import onnx_translations
-from fusion.plans import SCHEDULES, STRATEGIES, format_counts, parse_plan, plan, token_counts, total_to_keep
+from fusion.plans import SCHEDULES, STRATEGIES, format_counts, largest, parse_plan, plan, token_counts, total_to_keep
 from fusion.tracing import Trace, redundancy, similarity, trace
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "flops",
     "format_counts",
     "inject",
+    "largest",
     "match",
     "onnx_translations",
     "parse_plan",

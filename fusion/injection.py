@@ -77,10 +77,11 @@ def inject(model: nn.Module, plan: Sequence[int], method: Method = Method()) -> 
 
 def _check(plan: Sequence[int], depth: int, patches: int) -> None:
     if len(plan) != depth:
-        raise ValueError(f"the fusion plan has {len(plan)} entries, the model {depth} layers")
+        raise ValueError(f"the fusion plan has length {len(plan)}, the model depth {depth}")
     for layer, r in enumerate(plan):
         if not isinstance(r, int) or r < 0:
             raise ValueError(f"the fusion plan must hold ints of at least 0, not {r!r} (layer {layer})")
         if r > patches // 2:
-            raise ValueError(f"layer {layer} has {patches} patch tokens and can fuse at most {patches // 2}, not {r}")
+            has = f"{patches} patch token{'' if patches == 1 else 's'}"
+            raise ValueError(f"layer {layer} has {has} and can fuse at most {patches // 2}, not {r}")
         patches -= r

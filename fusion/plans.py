@@ -4,7 +4,7 @@ A plan is a tuple with one int a layer, the number of tokens to fuse after it. S
 arXiv 2409.09808, section 3); any other tuple of the right length is as good a plan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import accumulate, pairwise
 
@@ -65,7 +65,7 @@ def parse_plan(text: str, depth: int) -> tuple[int, ...]:
     except ValueError:
         raise ValueError(f"--fusion-plan must be whole numbers between commas, not {text!r}") from None
     if len(amounts) != depth:
-        raise ValueError(f"--fusion-plan has {len(amounts)} numbers, the model {depth} layers")
+        raise ValueError(f"--fusion-plan has {len(amounts)} numbers, the model {_layers(depth)}")
     if min(amounts) < 0:
         raise ValueError(f"--fusion-plan must hold numbers of at least 0, not {min(amounts)}")
     return amounts
@@ -76,6 +76,11 @@ def total_to_keep(share: float, patches: int) -> int:
     return patches - round(share * patches)
 
 
+def largest(make_plan: Callable[[int], Sequence[int]], patches: int) -> int:
+    """Return the largest amount, tokens of a layer or in all, of which the plan fits a model of so many patches."""
+    return max((amount for amount in range(1, patches) if _fits(make_plan(amount), patches)), default=0)
+
+
 def token_counts(plan: Sequence[int], length: int) -> tuple[int, ...]:
     """Return sequence lengths under a plan, from `length` before layer 0 to what is left after the last one."""
     return tuple(accumulate(plan, lambda left, fused: left - fused, initial=length))
@@ -84,6 +89,11 @@ def token_counts(plan: Sequence[int], length: int) -> tuple[int, ...]:
 def format_counts(counts: Sequence[int]) -> str:
     """Format `token_counts` as a line to print: 197 197 197 189 181."""
     return " ".join(map(str, counts))
+
+
+def _fits(plan: Sequence[int], patches: int) -> bool:
+    """Whether no layer fuses more than half of the patches' tokens that it has."""
+    return all(2 * fused <= left for fused, left in zip(plan, token_counts(plan, patches), strict=False))
 
 
 def _share_out(total: int, layers: int, schedule: str) -> list[int]:
@@ -117,9 +127,15 @@ def _check_layer(strategy: str, depth: int, layer: int | None) -> None:
     if bounds is not None:
         first, last = bounds
         if layer is None:
-            raise ValueError(f"{strategy} needs --fusion-layer, {first} to {last} for {depth} layers")
+            raise ValueError(f"{strategy} needs --fusion-layer, {first} to {last} for {_layers(depth)}")
         if not first <= layer <= last:
-            raise ValueError(f"--fusion-layer of {strategy} must be {first} to {last} for {depth} layers, not {layer}")
+            raise ValueError(
+                f"--fusion-layer of {strategy} must be {first} to {last} for {_layers(depth)}, not {layer}"
+            )
+
+
+def _layers(depth: int) -> str:
+    return f"{depth} layer{'' if depth == 1 else 's'}"
 
 
 def _check_amount(strategy: str, tokens: int, total: int | None) -> None:
@@ -132,5 +148,7 @@ def _check_amount(strategy: str, tokens: int, total: int | None) -> None:
         raise ValueError(f"{flag} {amount} fuses nothing under --fusion-strategy no: choose another strategy")
     if strategy != "no" and amount == 0:
         raise ValueError(
-            f"{strategy} fuses nothing without --fusion-token, the tokens to fuse after each layer, or --fusion-total"
+            f"{strategy} fuses nothing without --fusion-token (tokens after each layer), "
+            "--fusion-total (tokens in all) or --fusion-keep (share of the patches to leave); "
+            "--fusion-plan, without a strategy, says all"
         )

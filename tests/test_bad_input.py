@@ -82,6 +82,7 @@ FLAGS = [
     ("--log-images 5 --output_dir=", "--log-images: needs a place"),
     # names
     ("--model vim_pico_patch2", "--model vim_pico_patch2: no such name, did you mean vim_pico_patch2_8"),
+    ("--model vim_tiny", "--model vim_tiny: no such name, did you mean vim_tiny_patch16_224 or "),
     ("--model resnet18", "--model resnet18: no such name"),
     ("--opt adamv", "--opt adamv: no such name, did you mean"),
     ("--opt adahessian", "--opt adahessian: needs gradients of gradients"),
@@ -105,6 +106,12 @@ FLAGS = [
     ("--fusion-strategy all --fusion-layer 1 --fusion-token 1", "--fusion-layer is for lower and upper"),
     ("--fusion-strategy all --fusion-token -1", "--fusion-token must be at least 0"),
     ("--fusion-strategy all --fusion-token 4", "layer 3 has 4 patch tokens and can fuse at most 2"),
+    ("--fusion-strategy all --fusion-total 40", "; the largest --fusion-total here is 14"),
+    ("--fusion-strategy all", "without --fusion-token (tokens after each layer), --fusion-total (tokens in all) or"),
+    (
+        "--fusion-strategy all",
+        "--fusion-keep (share of the patches to leave); --fusion-plan, without a strategy, says all",
+    ),
     ("--fusion-token 4", "--fusion-token 4 fuses nothing under --fusion-strategy no"),
     ("--fusion-plan 1,x,1,1,1,1", "--fusion-plan"),
     ("--fusion-plan 1,1", "--fusion-plan"),

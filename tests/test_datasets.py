@@ -117,6 +117,7 @@ def write_inat(root, year=2018, nested=True):
 
 FORMATS = {
     "CIFAR": ("CIFAR", write_cifar100),
+    "CIFAR100": ("CIFAR100", write_cifar100),
     "CIFAR protocol 5": ("CIFAR", partial(write_cifar100, protocol=5)),
     "CIFAR10": ("CIFAR10", write_cifar10),
     "IMNET": ("IMNET", write_folder),

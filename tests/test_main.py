@@ -86,8 +86,9 @@ def test_screen_names_what_runs(run):
         "nothing is saved",
     ):
         assert expected in out
-    line = out.splitlines()[-1]
+    line, end = out.splitlines()[-2:]
     assert re.match(r"epoch 0/0: loss \S+, top-1 \S+ % .*, \S+ s .*images/s, peak memory \d+ MB", line)
+    assert re.fullmatch(r"done: 1 epoch in 0:00:\d\d; best top-1 \S+ % in epoch 0; nothing was saved", end)
 
 
 def test_an_epoch_leaves_a_line_scalars_and_checkpoints(run, tmp_path):
@@ -120,6 +121,58 @@ def test_best_checkpoint_is_the_epoch_with_the_best_accuracy(run, tmp_path, monk
     assert torch.load(tmp_path / "best_checkpoint.pth", weights_only=True)["epoch"] == 2
     last = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
     assert (last["epoch"], last["best_acc1"]) == (3, 80.0)
+
+
+def test_the_end_says_the_best_epoch_the_time_and_the_place_of_the_whole_run(run, tmp_path, monkeypatch):
+    scores = iter([80.0, 50.0, 60.0])
+    monkeypatch.setattr(
+        run_module,
+        "evaluate",
+        lambda *args, **kwargs: {"acc1": next(scores), "seconds": 3600.0} | dict.fromkeys(("loss", "acc5"), 0.0),
+    )
+    out = run("--epochs", 2, "--output_dir", tmp_path)
+    assert re.search(r"^epoch 0/1: .*, 1:00:0\d left$", out, re.M)
+    assert not re.search(r"^epoch 1/1: .* left$", out, re.M)
+    out = run("--epochs", 3, "--output_dir", tmp_path, "--auto-resume")
+    assert f"weights    {tmp_path}/checkpoint.pth, goes on at epoch 2, step 0\n" in out
+    end = rf"done: 3 epochs in 3:00:0\d; best top-1 80.00 % in epoch 0; log.txt, .* are in {tmp_path}"
+    assert re.fullmatch(end, out.splitlines()[-1])
+
+
+def test_auto_resume_says_where_it_goes_on(run, tmp_path):
+    out = run("--epochs", 1, "--auto-resume", "--check", "--output_dir", tmp_path)
+    assert f"weights    new, no checkpoint in {tmp_path} yet\n" in out
+    save, steps = run_module.save, []
+
+    def stop(state, *args, **kwargs):
+        save(state, *args, **kwargs)
+        steps.append(state.sums.steps)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("--epochs", 1, "--save-steps", 1, "--output_dir", tmp_path)
+    assert steps == [1]
+    out = run("--epochs", 1, "--auto-resume", "--output_dir", tmp_path)
+    assert f"weights    {tmp_path}/checkpoint.pth, goes on at epoch 0, step 1\n" in out
+    assert "weights    new\n" in run("--epochs", 1)
+    assert f"weights    {tmp_path}/checkpoint.pth\n" in run("--eval", "--resume", tmp_path / "checkpoint.pth")
+
+
+def test_a_runs_record_repeats_it(run, error, tmp_path):
+    flags = ("--epochs", 1, "--fusion-strategy", "all", "--fusion-token", 2, "--if_amp", "--lr", 0.1, "--drop", 0.1)
+    run(*flags, "--output_dir", tmp_path / "first")
+    record = tmp_path / "first" / "args.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "PLAIN", [])
+        run("--config", record, "--output_dir", tmp_path / "again", data=())
+        assert "holds a run already" in error("--config", record, data=())
+    first, again = (read_log(tmp_path / name / "log.txt") for name in ("first", "again"))
+    for column in ("train_loss", "test_loss", "lr"):
+        assert again[0][column] == first[0][column]
+    settings = [json.loads((tmp_path / name / "args.json").read_text()) for name in ("first", "again")]
+    assert {name for name in settings[0] if settings[0][name] != settings[1][name]} <= {"output_dir", "config", "date"}
 
 
 def test_seed_decides_the_weights(run, tmp_path):
@@ -534,7 +587,7 @@ def test_a_finished_run_says_so(run, tmp_path, flags):
     before = (tmp_path / "log.txt").read_text()
     flags = [str(flag).format(tmp_path) for flag in flags]
     output = ("--output_dir", tmp_path) if "--resume" in flags else ()
-    assert run("--epochs", 2, *output, *flags).splitlines()[-1] == "nothing left to train: all 2 epochs are done"
+    assert run("--epochs", 2, *output, *flags).splitlines()[-1] == "nothing left to train: the last epoch, 1, is done"
     assert (tmp_path / "log.txt").read_text() == before
 
 
@@ -1090,7 +1143,7 @@ def test_processes_must_start_together(monkeypatch):
 
 
 def test_the_screen_says_where_all_epochs_are_warm_up(run):
-    assert "1 epochs, all of them warm-up" in run("--epochs", 1)
+    assert "1 epoch, all warm-up" in run("--epochs", 1)
     assert "warm-up" not in run("--epochs", 1, "--warmup-epochs", 0)
 
 

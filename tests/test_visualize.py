@@ -89,7 +89,7 @@ def test_fusion_of_the_run_or_of_the_flags(pictures):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--index", 6), "--index 6: there are 6 test images"),
+        (("--index", 6), "--index 6: the data set has 6 test images"),
         (("--layers", 6), "--layers 6: the model's layers are 0 to 5"),
         (("--image", "/nowhere.png"), "--image /nowhere.png: No such file or directory"),
         (("--image", __file__), "test_visualize.py: no image"),

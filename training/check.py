@@ -4,6 +4,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from training.distributed import World, barrier
 from training.run import Trainer, start_epoch
 from training.state import TrainingState
 from training.steps import EpochSums
+from training.words import counted
 
 
 def check(trainer: Trainer) -> None:
@@ -35,7 +37,7 @@ def check(trainer: Trainer) -> None:
     _say(
         world,
         "data",
-        f"{len(images)} images of {tuple(images.shape[1:])}, labels {labels.min()} to {labels.max()}, "
+        f"{counted(len(images), 'image')} of {tuple(images.shape[1:])}, labels {labels.min()} to {labels.max()}, "
         f"the first after {time.perf_counter() - start:.1f} s",
     )
     trained = trainer.train([batch])
@@ -68,11 +70,25 @@ def _say(world: World, label: str, text: str) -> None:
 
 def _write_and_read(state: TrainingState, output_dir: str) -> str:
     """Save the state where the run would, or in a temporary place, and load it again."""
-    with tempfile.TemporaryDirectory(dir=output_dir or None, prefix=".check-") as folder:
-        path = Path(folder) / "checkpoint.pth"
-        checkpoint.save(path, state.state_dict())
-        size, read = path.stat().st_size, checkpoint.load(str(path), "--check")
+    with leaving_no_directory(Path(output_dir)):
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output_dir or None, prefix=".check-") as folder:
+            path = Path(folder) / "checkpoint.pth"
+            checkpoint.save(path, state.state_dict())
+            size, read = path.stat().st_size, checkpoint.load(str(path), "--check")
     for name, weight in state.model.state_dict().items():
         if not torch.equal(read["model"][name], weight.cpu()):
             raise OSError(f"--output_dir {output_dir}: {name} was written and not read back as it was")
     return f"{size / 2**20:.1f} MB written to {output_dir or 'a temporary place'}, and read back the same"
+
+
+@contextmanager
+def leaving_no_directory(path: Path) -> Iterator[None]:
+    """Remove again what of a directory and its parents is made in this context, as far as it is left empty."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()

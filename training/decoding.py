@@ -1,10 +1,11 @@
 """Files and arrays to images of 8 bits; what can't be decoded names its file and never passes unseen."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 
 def open_image(path: str) -> Image.Image:
@@ -25,6 +26,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     with _naming(getattr(image, "filename", "")):
         return eight_bits(image).convert("RGB")
+
+
+def read_image(path: str, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    """Read an image file and transform it.
+
+    Raises:
+        ValueError: There is none, or it is broken; names the file.
+    """
+    try:
+        return transform(to_rgb(open_image(path)))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: no image") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}" if error.strerror else str(error)) from None
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from timm.utils.distributed import init_distributed_device_so
 
+from training.words import counted
+
 
 class World(NamedTuple):
     """This process among all.
@@ -82,7 +84,7 @@ def check_gpu(device: str) -> None:
     if not found:
         raise ValueError(f"--device {device}: PyTorch finds no CUDA GPU here")
     if (torch.device(device).index or local_rank) >= found:
-        raise ValueError(f"--device {device}, local process {local_rank}: there are {found} GPUs here")
+        raise ValueError(f"--device {device}, local process {local_rank}: this machine has {counted(found, 'GPU')}")
 
 
 # gloo's thread lets go of a tensor a bit after the sum is there. Were it the last to, it would delete a Python object,

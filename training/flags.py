@@ -147,7 +147,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         "--data-set",
         default="DIGITS",
         metavar="NAME",
-        help="CIFAR (100 classes), CIFAR10, IMNET, INAT, INAT19, FMNIST, DIGITS, FOLDER, torch/..., wds/..., tfds/...",
+        help="CIFAR or CIFAR100, CIFAR10, IMNET, INAT, INAT19, FMNIST, DIGITS, FOLDER, torch/..., wds/..., tfds/...",
     )
     add("--data-path", type=path, metavar="DIR", help="where the images are")
     add("--download", action="store_true", help="fetch the data set if it is missing and can be fetched")
@@ -159,6 +159,11 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         choices=INAT_CATEGORIES,
         help=f"iNaturalist's target: {', '.join(INAT_CATEGORIES[:-1])} or {INAT_CATEGORIES[-1]}",
     )
+    add_crop_flag(add)
+
+
+def add_crop_flag(add: Callable) -> None:
+    """The flag of how much of a test image is seen."""
     add(
         "--eval-crop-ratio",
         type=number(float, 0, 1, above=True),
@@ -419,7 +424,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add("--auto-resume", action="store_true", help="continue what --output_dir holds, from its newest good checkpoint")
     add("--resume-anyway", action="store_true", help="continue although batch size, plan or the like are others now")
     add("--save-steps", type=count, default=0, metavar="N", help="save every N steps too, not only after each epoch")
-    add("--start_epoch", type=count, default=0, metavar="N", help="first epoch, unless a checkpoint says it")
+    add(
+        "--start_epoch",
+        type=count,
+        default=0,
+        metavar="N",
+        help="first epoch, counted from 0, unless a checkpoint says it",
+    )
     add(
         "--eval",
         action="store_true",

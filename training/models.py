@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from functools import partial
 
 import torch
 from timm.models import create_model, list_models
@@ -12,6 +13,7 @@ from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
 from training.classes import shortened
 from training.parser import check_known
+from training.words import counted
 
 PATCHES = "patch_embed.proj.weight"  # [D, channels, height, width]
 
@@ -47,8 +49,13 @@ def fuse(model: VisionMamba, args: argparse.Namespace) -> tuple[int, ...]:
     Raises:
         ValueError: Flags contradict one another, or the plan doesn't fit the model.
     """
-    plan = fusion_plan(args, len(model.layers), model.patch_embed.num_patches)
-    fusion.inject(model, plan, fusion_method(args, plan))
+    depth, patches = len(model.layers), model.patch_embed.num_patches
+    plan = fusion_plan(args, depth, patches)
+    method = fusion_method(args, plan)
+    try:
+        fusion.inject(model, plan, method)
+    except ValueError as error:
+        raise ValueError(f"{error}{_most(args, depth, patches)}") from None
     return fusion.token_counts(plan, model.pos_embed.shape[1])
 
 
@@ -66,7 +73,7 @@ def fusion_plan(args: argparse.Namespace, depth: int, patches: int) -> tuple[int
     if args.fusion_keep is not None:
         total = fusion.total_to_keep(args.fusion_keep, patches)
         if args.fusion_strategy == "no" or not total:
-            what = "under --fusion-strategy no" if total else f"of {patches} patches"
+            what = "under --fusion-strategy no" if total else f"of {counted(patches, 'patch', 'patches')}"
             raise ValueError(f"--fusion-keep {args.fusion_keep:g} fuses nothing {what}")
     else:
         total = args.fusion_total
@@ -78,6 +85,19 @@ def fusion_plan(args: argparse.Namespace, depth: int, patches: int) -> tuple[int
         total=total,
         schedule=args.fusion_schedule,
     )
+
+
+def _most(args: argparse.Namespace, depth: int, patches: int) -> str:
+    """'; the largest --fusion-total here is 12' where flags give too large an amount; nothing for a written plan."""
+    if args.fusion_plan is not None:
+        return ""
+    make_plan = partial(fusion.plan, args.fusion_strategy, depth, args.fusion_layer, schedule=args.fusion_schedule)
+    if args.fusion_token:
+        return f"; the largest --fusion-token here is {fusion.largest(lambda r: make_plan(tokens=r), patches)}"
+    total = fusion.largest(lambda n: make_plan(total=n), patches)
+    if args.fusion_total is not None:
+        return f"; the largest --fusion-total here is {total}"
+    return f"; the least --fusion-keep here is {(patches - total) / patches:.4g}"
 
 
 def fusion_method(args: argparse.Namespace, plan: tuple[int, ...]) -> fusion.Method:
@@ -119,7 +139,7 @@ def start_from(model: VisionMamba, path: str, classes: list[str] | None = None) 
     weights = others | (head if fits else new_head)
     checkpoint.check_fit(model, weights, f"--finetune {path}")
     model.load_state_dict(weights)
-    return path if fits else f"{path}, with a new head for {model.num_classes} classes"
+    return path if fits else f"{path}, with a new head for {counted(model.num_classes, 'class', 'classes')}"
 
 
 def _head_for(classes: list[str], head: dict[str, Tensor], known: list[str]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Nothing here imports PyTorch, which takes seconds: a wrong flag is said at once.
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 from training import flags
@@ -24,6 +25,15 @@ RUN_SETTINGS = {
 }
 
 
+# What a run's args.json holds beside its flags: what followed from them, and where and when they ran.
+FACTS = (
+    *("mixed", "token_counts", "flops", "weights", "processes", "global_batch", "scaled_lr", "updates_per_epoch"),
+    *("last_epoch", "versions", "hardware", "date"),
+)
+# How a run was started and interrupted, which one that repeats it leaves behind.
+STARTS = ("config", "auto_resume", "resume_anyway", "local_rank")
+
+
 def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argparse.Namespace:
     """Read a command line that goes before the model, data and fusion of a run: what it doesn't say is as there.
 
@@ -31,6 +41,14 @@ def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argpar
     names one amount or plan of fusion, no other.
     """
     args, said = parser.parse_args(argv), parser.said(argv)
+    taken = taken_over(args, said, settings)
+    for name in vars(args).keys() - said:
+        setattr(args, name, taken.get(name, parser.get_default(name)))
+    return args
+
+
+def taken_over(args: argparse.Namespace, said: set[str], settings: dict) -> dict:
+    """The settings of a run's model, data and fusion that go together with what a command line says."""
     taken = {}
     for leader, group in RUN_SETTINGS.items():
         names_another = leader in said and getattr(args, leader) != settings.get(leader)
@@ -38,9 +56,7 @@ def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argpar
             taken |= {name: settings[name] for name in group if name in settings}
     if said & set(FUSION_AMOUNTS):
         taken = {name: value for name, value in taken.items() if name not in FUSION_AMOUNTS}
-    for name in vars(args).keys() - said:
-        setattr(args, name, taken.get(name, parser.get_default(name)))
-    return args
+    return taken
 
 
 def get_args_parser() -> Parser:
@@ -53,7 +69,10 @@ def get_args_parser() -> Parser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
-        "--config", type=path, metavar="FILE", help="YAML of flags and their values; flags on the command line go first"
+        "--config",
+        type=path,
+        metavar="FILE",
+        help="YAML of flags and their values, or a run's args.json; flags on the command line go first",
     )
     parser.add_argument(
         "--recipe",
@@ -92,10 +111,10 @@ def parse_args(
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if args.config:
-        argv = [*read_config(parser, "--config", args.config, parser.said(argv)), *argv]
+        argv = [*read_config(parser, "--config", args.config, argv), *argv]
         args = parser.parse_args(argv)
     if args.recipe != "deit":
-        argv = [*read_config(parser, "--recipe", RECIPES / f"{args.recipe}.yaml", parser.said(argv)), *argv]
+        argv = [*read_config(parser, "--recipe", RECIPES / f"{args.recipe}.yaml", argv), *argv]
     args = parser.parse_args(argv) if settings is None else parse_over(parser, argv, settings)
     args.mixed = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     for wrong, message in contradictions(args):
@@ -191,19 +210,30 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
     ]
 
 
-def read_config(parser: Parser, flag: str, path: str | Path, said: set[str]) -> list[str]:
+def read_config(parser: Parser, flag: str, path: str | Path, argv: list[str]) -> list[str]:
     """A YAML file's flags and values, but those that the command line says itself, as words of a command line.
 
     Ends the program with one line if they are wrong.
     """
     import yaml  # comes with timm, and nothing else here needs it
 
+    args, said = parser.parse_args(argv), parser.said(argv)
     try:
         # All values as they are written: YAML takes the strategy `no` for a false.
         settings = yaml.load(Path(path).read_text(), yaml.BaseLoader)
         if not isinstance(settings, dict):
             raise ValueError("holds no flags with values")
+        if set(FACTS) & settings.keys():
+            settings = repeated(args, said, settings)
         words = [(parser.meaning(name), parser.words(name, value)) for name, value in settings.items()]
         return [word for meaning, some in words if meaning not in said for word in some]
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(f"argument {flag}: {path}: {error}")
+
+
+def repeated(args: argparse.Namespace, said: set[str], settings: dict) -> dict:
+    """What of a run's args.json makes another run like it: its flags, unless the command line has others."""
+    left_out = {*FACTS, *STARTS, *chain(*RUN_SETTINGS.values())} - taken_over(args, said, settings).keys()
+    if Path(settings.get("resume", "")).parent == Path(settings.get("output_dir", "")):
+        left_out.add("resume")  # it went on with itself
+    return {name: value for name, value in settings.items() if name not in left_out}

@@ -14,8 +14,10 @@ import ssm
 from fusion import CHOICES, format_counts
 from training.distributed import World
 from training.loaders import usable_workers
+from training.pace import seconds
 from training.progress import length
 from training.rates import FALLING, IMAGES, scaled_rates
+from training.words import clock, counted
 
 FEW_EPOCHS = 50  # with fewer, DeiT's recipe hardly learns from new weights
 
@@ -27,23 +29,24 @@ def print_overview(
     autocast: torch.dtype | None,
     train_set: Dataset | None,
     test_set: Dataset,
+    place: str = "",
 ) -> None:
-    """Say, on the main process, what is about to run; without a train_set it is an evaluation."""
+    """Say, on the main process, what is about to run, and from what place on; without a train_set an evaluation."""
     if not world.is_main:
         return
     height, width = args.input_size
     grey = ", grey" if args.in_chans == 1 else ""
     parameters = sum(p.numel() for p in model.parameters())
     scan = ssm.pick(world.device.type)
-    images = f"{_count(test_set)} test images"
+    images = f"{_count(test_set)} test image{'' if length(test_set) == 1 else 's'}"
     if train_set is not None:
         images = f"{_count(train_set)} training and {images}"
     rows = [
         ("model", f"{args.model}, {parameters:,} parameters, {height} x {width} pixels{grey}"),
-        ("weights", args.weights),
+        ("weights", args.weights + _start(args, place)),
         (
             "data",
-            f"{args.data_set}, {images}, {args.nb_classes} classes, {_workers(args.num_workers)}",
+            f"{args.data_set}, {images}, {counted(args.nb_classes, 'class', 'classes')}, {_workers(args.num_workers)}",
         ),
         ("device", f"{device_name(world.device)}, {_precision(autocast)}"),
         ("scan", f"{scan.name} backend ({scan.reason})"),
@@ -53,26 +56,31 @@ def print_overview(
     ]
     if not args.eval:
         accumulated = f" x {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""
-        warming = ", all of them warm-up" if args.warmup_epochs >= args.last_epoch else ""
+        warming = ", all warm-up" if args.warmup_epochs >= args.last_epoch else ""
         rule = "" if args.unscale_lr else f" = {args.lr:g} x {args.global_batch} / {IMAGES}"
         falling = f" to {scaled_rates(args, args.global_batch).min_lr:.4g}" if args.sched in FALLING else ""
         rows += [
             ("recipe", _recipe(args)),
             (
                 "batch",
-                f"{args.batch_size} x {world.size} process{'es' if world.size > 1 else ''}{accumulated} "
-                f"= {args.global_batch}",
+                f"{args.batch_size} x {counted(world.size, 'process', 'processes')}{accumulated} = {args.global_batch}",
             ),
             (
                 "optimizer",
                 f"{args.opt}, learning rate {args.scaled_lr:.4g}{rule}, {args.sched}{falling}, "
-                f"{args.last_epoch} epochs{warming}",
+                f"{counted(args.last_epoch, 'epoch')}{warming}",
             ),
             ("output", args.output_dir or "nothing is saved; --output_dir DIR keeps log and checkpoints"),
         ]
     for label, text in rows:
         print(f"{label:<11}{text}")
     print(flush=True)
+
+
+def _start(args: argparse.Namespace, place: str) -> str:
+    if args.resume:
+        return place and f", goes on at {place}"
+    return f", no checkpoint in {args.output_dir} yet" if args.auto_resume else ""
 
 
 def _count(dataset: Dataset) -> str:
@@ -83,14 +91,14 @@ def _count(dataset: Dataset) -> str:
 def _workers(wanted: int) -> str:
     started = usable_workers(wanted)
     lowered = f" (--num_workers {wanted} lowered to the cores there are)" if started < wanted else ""
-    return f"{started} loading process{'' if started == 1 else 'es'}{lowered}"
+    return f"{counted(started, 'loading process', 'loading processes')}{lowered}"
 
 
 def device_name(device: torch.device) -> str:
     """The device and what it is, for measurements to name."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({_cpu_model()}, {torch.get_num_threads()} threads)"
+    return f"cpu ({_cpu_model()}, {counted(torch.get_num_threads(), 'thread')})"
 
 
 def _cpu_model() -> str:
@@ -119,7 +127,11 @@ def _strategy(args: argparse.Namespace) -> str:
     where = {"upper": f" from layer {args.fusion_layer}", "lower": f" below layer {args.fusion_layer}"}
     fused = args.token_counts[0] - args.token_counts[-1]
     amount = (
-        f", {args.fusion_token} tokens a layer" if args.fusion_token else f", {fused} tokens in all" if fused else ""
+        f", {counted(args.fusion_token, 'token')} a layer"
+        if args.fusion_token
+        else f", {counted(fused, 'token')} in all"
+        if fused
+        else ""
     )
     schedule = f", {args.fusion_schedule}" if args.fusion_schedule != "constant" else ""
     return f"{args.fusion_strategy}{where.get(args.fusion_strategy, '')}{amount}{schedule}{_method(args)}"
@@ -131,8 +143,8 @@ def _method(args: argparse.Namespace) -> str:
     return "".join(f", {name} {choice}" for name, choice in chosen.items() if choice != CHOICES[name][0])
 
 
-def describe_epoch(record: dict, last_epoch: int, best_acc1: float) -> str:
-    """One line for an epoch's record."""
+def describe_epoch(record: dict, last_epoch: int, best_acc1: float, seconds_left: float) -> str:
+    """One line for an epoch's record; epochs count from 0, as in log.txt."""
     skipped = f", {record['skipped_images']} broken images skipped" if record.get("skipped_images") else ""
     ema = f", EMA {record['test_ema_acc1']:.2f} %" if "test_ema_acc1" in record else ""
     return (
@@ -141,6 +153,17 @@ def describe_epoch(record: dict, last_epoch: int, best_acc1: float) -> str:
         f"{record['train_seconds']:.1f} s (waited {record['data_seconds']:.1f} s for data), "
         f"{record['images_per_second']:.0f} images/s, "
         f"peak memory {record['peak_memory_mb']:.0f} MB (training {record['training_memory_mb']:.0f} MB){skipped}"
+        f"{f', {clock(seconds_left)} left' if seconds_left else ''}"
+    )
+
+
+def describe_end(records: list[dict], output_dir: str) -> str:
+    """One line for a finished run, by the records of its epochs."""
+    best = max(records, key=lambda record: record["test_acc1"])
+    return (
+        f"done: {counted(len(records), 'epoch')} in {clock(sum(map(seconds, records)))}; "
+        f"best top-1 {best['test_acc1']:.2f} % in epoch {best['epoch']}; "
+        + (f"log.txt, args.json and checkpoints are in {output_dir}" if output_dir else "nothing was saved")
     )
 
 

@@ -64,8 +64,14 @@ class Parser(argparse.ArgumentParser):
 
     def meaning(self, name: str) -> str | None:
         """The name in the namespace that a flag sets."""
-        action = self._option_string_actions.get(self._spelling(f"--{name}"))
+        action = self._option_string_actions.get(self._flag(name))
         return action.dest if action else None
+
+    def _flag(self, name: str) -> str:
+        """The registered spelling of a flag by its name, or by the one that it sets, hyphens in front left out."""
+        flag = self._spelling(f"--{name}")
+        named = {action.dest: option for option, action in reversed(self._option_string_actions.items())}
+        return flag if flag in self._option_string_actions else named.get(name, flag)
 
     def words(self, name: str, value: object) -> list[str]:
         """What a flag of this name, hyphens in front left out, and its value are on a command line.
@@ -79,7 +85,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             ValueError: There is no such flag, or it takes no such value.
         """
-        flag = self._spelling(f"--{name}")
+        flag = self._flag(name)
         action = self._option_string_actions.get(flag)
         if action is None:
             raise ValueError(f"unknown {name}{nearest(flag, self._option_string_actions)}")
@@ -110,7 +116,9 @@ class ImageSize(argparse.Action):
 
 def nearest(name: str, names) -> str:
     """', did you mean a or b?' for the names most like this one; nothing where none is."""
-    matches = difflib.get_close_matches(name, list(names), n=3)
+    names = list(names)
+    begun = sorted((other for other in names if other.startswith(name)), key=len)  # too short to be close to any
+    matches = (begun or difflib.get_close_matches(name, names))[:3]
     return f", did you mean {' or '.join(matches)}?" if matches else ""
 
 

@@ -1,10 +1,13 @@
 """Progress of long work: a bar on a terminal, now and then a plain line in a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
+
+from training.words import clock
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -28,17 +31,34 @@ class Progress:
 
     def __iter__(self) -> Iterator:
         if self.bar:
-            with tqdm(self.steps, self.label, self.total, leave=False, dynamic_ncols=True, initial=self.done) as bar:
+            with tqdm(self.steps, self.label, self.total, leave=False, initial=self.done, **_terminal_size()) as bar:
                 for step in bar:
                     yield step
                     bar.set_postfix_str(self.note, refresh=False)
             return
-        last = time.monotonic()
+        start = last = time.monotonic()
         for number, step in enumerate(self.steps, start=self.done + 1):
             yield step
-            if self.lines and time.monotonic() - last > SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                print(f"{self.label}: step {number}{f'/{self.total}' if self.total else ''} {self.note}", flush=True)
+            now = time.monotonic()
+            if self.lines and now - last > SECONDS_BETWEEN_LINES:
+                last = now
+                print(f"{self.label}: step {number}{self._left(number, now - start)} {self.note}", flush=True)
+
+    def _left(self, number: int, seconds: float) -> str:
+        """How many steps there are, and the time that the rest will take."""
+        if not self.total:
+            return ""
+        left = seconds / (number - self.done) * (self.total - number)
+        return f"/{self.total}, {clock(left)} left,"
+
+
+def _terminal_size() -> dict:
+    """What tqdm must be told: to ask the terminal, or a usual size where that is 0, at which it would show nothing."""
+    try:
+        known = all(os.get_terminal_size(sys.stderr.fileno()))
+    except OSError:
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}
 
 
 def length(of: Iterable) -> int | None:

@@ -29,8 +29,10 @@ from training.losses import binary_cross_entropy, create_criterion
 from training.memory import PeakMemory
 from training.models import build_teacher
 from training.objectives import Classification, Cosub, Distillation, Objective
-from training.overview import describe_epoch
+from training.overview import describe_end, describe_epoch
+from training.pace import seconds_left
 from training.randomness import SeededImages, seed_all
+from training.results import read_log
 from training.samplers import TrainSampler
 from training.state import TrainingState
 from training.steps import BadSteps, EpochSums
@@ -60,6 +62,12 @@ class Trainer:
         self.objective, self.mixup = build_objective(args, world, state.classes), build_mixup(args)
         self.dtype, self.memory = autocast_dtype(args, world), PeakMemory(world.device)
         self.shared_out = shared_out(test_set, args)
+
+    @property
+    def place(self) -> str:
+        """Where training goes on: epochs count from 0, steps those that are done; a stream has no place."""
+        steps = 0 if isinstance(self.train_set, IterableDataset) else self.state.sums.steps
+        return f"epoch {self.state.epoch}, step {steps}"
 
     def train(self, batches: Iterable, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train on batches of the state's epoch; what train_one_epoch returns."""
@@ -108,6 +116,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
         if output_dir and args.save_steps and state.sums.steps % args.save_steps == 0:
             save(state, output_dir)
 
+    records = []
     trainer.memory.start_training(held_mb=state.optimizer_mb())
     with saving_when_interrupted(world, state, output_dir) as interruption:
         while state.epoch < args.last_epoch:
@@ -118,6 +127,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
             if args.skip_bad_images:
                 record["skipped_images"] = state.sums.broken
+            records.append(record)
             state.finish_epoch(record["test_acc1"])
             if logbook:
                 logbook.write(record)
@@ -127,9 +137,13 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
                     images = augmented_images(trainer.train_batches)
                     logbook.board.images(epoch, "augmented", pictures.denormalised(state.model, images))
             if world.is_main:
-                print(describe_epoch(record, args.last_epoch, state.best_acc1), flush=True)
+                left = seconds_left(records, args.last_epoch - state.epoch)
+                print(describe_epoch(record, args.last_epoch, state.best_acc1, left), flush=True)
     if logbook:
         logbook.finish()
+        records = read_log(logbook.log)  # also of those before an interruption
+    if world.is_main:
+        print(describe_end(records, args.output_dir))
 
 
 @contextmanager

@@ -178,8 +178,8 @@ def test_an_injected_model_compiles_without_a_break():
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ((3,) * 5, "has 5 entries, the model 6 layers"),
-        ((3,) * 7, "has 7 entries, the model 6 layers"),
+        ((3,) * 5, "has length 5, the model depth 6"),
+        ((3,) * 7, "has length 7, the model depth 6"),
         ((0, 0, -1, 0, 0, 0), r"not -1 \(layer 2\)"),
         ((0, 1.5, 0, 0, 0, 0), r"not 1.5 \(layer 1\)"),
         ((19, 0, 0, 0, 0, 0), "layer 0 has 36 patch tokens and can fuse at most 18, not 19"),

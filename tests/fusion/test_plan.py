@@ -92,6 +92,24 @@ def test_a_wrong_written_plan(text, message):
         fusion.parse_plan(text, 4)
 
 
+@given(
+    st.sampled_from([("all", None), ("interleaved", None), ("lower", 4), ("upper", 2)]),
+    st.integers(4, 60),
+    st.sampled_from(fusion.SCHEDULES),
+)
+def test_the_largest_amount_is_the_last_that_fits(strategy, patches, schedule):
+    name, layer = strategy
+
+    def fits(total):
+        counts = fusion.token_counts(fusion.plan(name, DEPTH, layer, total=total, schedule=schedule), patches)
+        return all(2 * (before - after) <= before for before, after in pairwise(counts))
+
+    largest = fusion.largest(lambda total: fusion.plan(name, DEPTH, layer, total=total, schedule=schedule), patches)
+    assert 0 < largest < patches
+    assert fits(largest)
+    assert not any(fits(total) for total in range(largest + 1, patches + 1))
+
+
 @pytest.mark.parametrize(("share", "total"), [(1.0, 0), (0.5, 98), (0.25, 147), (0.0, 196), (0.01, 194)])
 def test_share_to_keep(share, total):
     assert fusion.total_to_keep(share, 196) == total

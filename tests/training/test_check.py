@@ -22,16 +22,17 @@ def check(images, capsys):
 
 
 def test_it_says_what_it_found_and_keeps_nothing(check, tmp_path):
-    *_, data, training, test, saved, last = check("--output_dir", tmp_path / "run", "--max-bad-steps", 2)
+    run = tmp_path / "runs" / "run"
+    *_, data, training, test, saved, last = check("--output_dir", run, "--max-bad-steps", 2)
     assert data.startswith("data       4 images of (3, 8, 8), labels 0 to 1")
     assert training.startswith("training   one step in")
     assert "loss 0." in training
     assert "memory" in training
     assert test.startswith("test       one batch in")
     assert saved.startswith("checkpoint ")
-    assert f"written to {tmp_path / 'run'}, and read back the same" in saved
+    assert f"written to {run}, and read back the same" in saved
     assert last == "check      everything works; nothing was kept"
-    assert list((tmp_path / "run").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_directory_it_saves_elsewhere(check):
@@ -46,6 +47,13 @@ def test_it_changes_nothing_in_a_run(check, trained, tmp_path):
     out = check("--output_dir", run, "--auto-resume", "--epochs", 1, *fusion)
     assert out[-1] == "check      everything works; nothing was kept"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_directories_that_were_there_stay(check, tmp_path):
+    (tmp_path / "runs").mkdir()
+    check("--output_dir", tmp_path / "runs" / "run")
+    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def failing(check, capsys, *flags):
@@ -75,6 +83,12 @@ def test_a_checkpoint_that_is_read_otherwise_is_found(check, capsys, monkeypatch
     code, line = failing(check, capsys, "--output_dir", tmp_path)
     assert code == 1
     assert "head.bias was written and not read back" in line
+
+
+def test_an_error_leaves_no_directory_either(check, capsys, tmp_path):
+    code, _ = failing(check, capsys, "--output_dir", tmp_path / "run", "--nb-classes", 1)
+    assert code == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluation_has_nothing_to_check(check, capsys):

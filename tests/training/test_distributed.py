@@ -47,8 +47,8 @@ def test_launchers_are_noticed(monkeypatch):
     ("device", "local_rank", "found", "complaint"),
     [
         ("cuda", 0, 0, "--device cuda: PyTorch finds no CUDA GPU here"),
-        ("cuda:7", 0, 2, "--device cuda:7, local process 0: there are 2 GPUs here"),
-        ("cuda", 3, 2, "--device cuda, local process 3: there are 2 GPUs here"),
+        ("cuda:7", 0, 2, "--device cuda:7, local process 0: this machine has 2 GPUs"),
+        ("cuda", 3, 2, "--device cuda, local process 3: this machine has 2 GPUs"),
         ("cuda", 1, 2, None),
         ("cuda:1", 0, 2, None),
     ],

@@ -63,9 +63,35 @@ def test_a_method_flag_without_fusion_is_refused():
         models.fuse(models.build_model(args), args)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "amount", "largest"),
+    [
+        ("all", "--fusion-token 9", 2),
+        ("all", "--fusion-total 15", 14),
+        ("lower --fusion-layer 1", "--fusion-total 12", 8),
+        ("all --fusion-schedule increasing", "--fusion-total 15", 12),
+        ("upper --fusion-layer 4", "--fusion-keep 0", 0.3125),
+    ],
+)
+def test_an_amount_that_is_too_large_names_the_largest(strategy, amount, largest):
+    """Which is one that works, and the next one does not."""
+    flag = amount.split()[0]
+    least = "least" if flag == "--fusion-keep" else "largest"
+
+    def fuse_by(value):
+        args = parse_args(f"{TINY} --fusion-strategy {strategy} {flag} {value}".split())
+        return models.fuse(models.build_model(args), args)
+
+    with pytest.raises(ValueError, match=rf"can fuse at most \d, not \d+; the {least} {flag} here is {largest}$"):
+        fuse_by(amount.split()[1])
+    fuse_by(largest)
+    with pytest.raises(ValueError, match=flag):
+        fuse_by(largest - 1 / 16 if flag == "--fusion-keep" else largest + 1)
+
+
 def test_an_impossible_plan_names_the_layer():
     args = parse_args(["--fusion-plan", "8,5,0,0,0,0"])
-    with pytest.raises(ValueError, match="layer 1 has 8 patch tokens and can fuse at most 4, not 5"):
+    with pytest.raises(ValueError, match="layer 1 has 8 patch tokens and can fuse at most 4, not 5$"):
         models.fuse(models.build_model(args), args)
 
 

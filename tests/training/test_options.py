@@ -1,5 +1,6 @@
 """The command line: spellings, bounds and what flags alone can tell is wrong."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -259,3 +260,54 @@ def test_a_wrong_file_of_flags_is_one_line(tmp_path, capsys, text, complaint):
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+# A run's args.json
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Write an args.json of flags and facts; returns what a command line with it comes to."""
+
+    def read(flags, *argv, **facts):
+        settings = vars(parse_args(flags.split())) | {"token_counts": [17, 17], "versions": {"torch": "2"}} | facts
+        path = tmp_path / "args.json"
+        path.write_text(json.dumps(settings))
+        return parse_args(["--config", str(path), *argv])
+
+    return read
+
+
+EVERYTHING = (
+    "--model vim_pico_patch2_8 --input-size 8 16 --if_amp --data-set FOLDER --data-path /images --nb-classes 3 "
+    "--fusion-strategy upper --fusion-layer 3 --fusion-token 2 --fusion-average size --opt-betas 0.9 0.95 --lr 1e-6 "
+    "--no-repeated-aug --pin-mem --cutmix-minmax 0.2 0.8 --output_dir out --save-steps 3 --aa none"
+)
+
+
+@pytest.mark.parametrize("flags", ["", EVERYTHING, "--no_amp --fusion-plan 0,1"])
+def test_a_runs_record_is_a_file_of_flags(record, flags):
+    again, first = vars(record(flags)), vars(parse_args(flags.split()))
+    assert again.pop("config").endswith("args.json")
+    del first["config"]
+    assert again == first
+
+
+def test_a_record_of_a_run_that_was_interrupted_starts_from_new(record):
+    args = record("--output_dir out --auto-resume --resume-anyway --local-rank 1", resume="out/checkpoint.pth")
+    assert (args.resume, args.auto_resume, args.resume_anyway, args.local_rank) == ("", False, False, None)
+    assert args.output_dir == "out"
+    assert record("--output_dir out --resume other/a.pth").resume == "other/a.pth"
+    assert record("--output_dir out", "--auto-resume", resume="out/checkpoint.pth").auto_resume
+
+
+def test_flags_replace_a_runs_model_data_and_fusion_whole(record):
+    args = record(EVERYTHING, *"--model vim_nano_patch4_32 --data-set DIGITS --fusion-total 9".split())
+    assert (args.input_size, args.data_path, args.nb_classes, args.lr) == (None, None, None, 1e-6)
+    assert (args.fusion_strategy, args.fusion_layer, args.fusion_token, args.fusion_total) == ("upper", 3, 0, 9)
+
+
+def test_an_unknown_entry_of_a_record_is_an_error(record, capsys):
+    with pytest.raises(SystemExit):
+        record("", batchsize=3)
+    assert "args.json: unknown batchsize, did you mean --batch-size" in capsys.readouterr().err
