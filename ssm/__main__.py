@@ -1,8 +1,10 @@
 """python -m ssm: which backends of the scan run here, how exact and how fast they are, and what mends the others."""
 
+import argparse
 import platform
 import shutil
 import time
+from statistics import median
 
 import torch
 
@@ -10,7 +12,8 @@ import ssm
 from ssm import cuda, reference
 from ssm.backends import BACKENDS
 
-SHAPE = {"B": 2, "L": 65, "D": 96, "N": 16}
+SMALL = {"B": 2, "L": 65, "D": 96, "N": 16}  # of which errors are taken, in fp64
+DEVICES = ("cpu", "cuda")
 
 
 def scan_inputs(B: int, L: int, D: int, N: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list:
@@ -36,49 +39,117 @@ def largest_error(name: str, device: str) -> float:
     """Largest difference to the reference in fp64, over the largest value, of output and gradients, either way."""
     worst = 0.0
     for reverse in (False, True):
-        exact = scan_inputs(**SHAPE, dtype=torch.float64)
+        exact = scan_inputs(**SMALL, dtype=torch.float64)
         expected = outputs_and_gradients(reference.selective_scan, exact, reverse)
         with ssm.use_backend(name):
-            found = outputs_and_gradients(ssm.selective_scan, scan_inputs(**SHAPE, device=device), reverse)
+            found = outputs_and_gradients(ssm.selective_scan, scan_inputs(**SMALL, device=device), reverse)
         for a, b in zip(found, expected, strict=True):
             worst = max(worst, ((a - b).abs().max() / b.abs().max()).item())
     return worst
 
 
-def milliseconds(name: str, device: str, repeats: int = 10) -> float:
-    """Median time of a scan, forward and backward."""
-    inputs, times = scan_inputs(**SHAPE, device=device), []
+def devices(name: str) -> list[str]:
+    """The devices here that a backend runs on."""
     with ssm.use_backend(name):
-        for _ in range(repeats):
-            start = time.perf_counter()
-            outputs_and_gradients(ssm.selective_scan, inputs, False)
-            times.append(1000 * (time.perf_counter() - start))
-    return sorted(times)[repeats // 2]
+        return [device for device in DEVICES if runs_on(device)]
 
 
-def describe(name: str) -> str:
-    """One line on a backend: what it does here when it is actually run."""
-    reason = ssm.unavailable(name)
-    if reason:
-        return f"not available: {reason}"
-    device = "cuda" if name == "cuda" else "cpu"
+def runs_on(device: str) -> bool:
+    """Whether the chosen backend runs on a device that is here."""
     try:
-        return f"works: largest error {largest_error(name, device):.1e}, {milliseconds(name, device):.2f} ms"
+        ssm.pick(device)
+    except ValueError:
+        return False
+    return device == "cpu" or torch.cuda.is_available()
+
+
+def seconds(name: str, device: str, inputs: list) -> float:
+    """The time of one scan, forward and backward."""
+    with ssm.use_backend(name):
+        start = time.perf_counter()
+        out = ssm.selective_scan(*inputs)
+        torch.autograd.grad(out, inputs, torch.ones_like(out))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+
+def in_turn(contenders: list[tuple[str, str]], shape: dict, rounds: int) -> dict[tuple[str, str], float]:
+    """The median time of each backend on its device, in seconds, over rounds in which all take their turn."""
+    inputs = {device: scan_inputs(**shape, device=device) for _, device in contenders}
+    times = {contender: [] for contender in contenders}
+    for turn in range(rounds + 1):  # the first one warms up
+        for name, device in contenders:
+            found = seconds(name, device, inputs[device])
+            if turn:
+                times[name, device].append(found)
+    return {contender: median(found) for contender, found in times.items()}
+
+
+def exactness(name: str, device: str) -> tuple[str, bool]:
+    """What a backend does when it is run: its largest error, or how it fails; and whether it works."""
+    try:
+        return f"largest error {largest_error(name, device):.1e}", True
     except Exception as error:  # whatever a broken installation raises is what the report is for
         mend = f"; {cuda.INSTALL}" if name == "cuda" else ""
-        return f"fails: {type(error).__name__}: {' '.join(str(error).split())}{mend}"
+        return f"fails: {type(error).__name__}: {' '.join(str(error).split())}{mend}", False
 
 
-def main() -> None:
+def report(shape: dict, rounds: int) -> list[str]:
+    """A line for each backend and device: what is in its way, or its error and its time."""
+    found = {}
+    for name in BACKENDS[1:]:
+        reason = ssm.unavailable(name)
+        if reason:
+            found[name, ""] = (f"not available: {reason}", False)
+        else:
+            found |= {(name, device): exactness(name, device) for device in devices(name)}
+    times = in_turn([contender for contender, (_, works) in found.items() if works], shape, rounds)
+    lines = []
+    for (name, device), (text, works) in found.items():
+        speed = f", {1000 * times[name, device]:.2f} ms" if works else ""
+        lines.append(f"  {name:<10} {device:<5} {text}{speed}")
+    return lines
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The parser of python -m ssm."""
+    parser = argparse.ArgumentParser(
+        "python -m ssm", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--batch", type=positive, default=8, metavar="B", help="sequences of the scan that is timed")
+    parser.add_argument("--length", type=positive, default=197, metavar="L", help="tokens of each")
+    parser.add_argument("--channels", type=positive, default=384, metavar="D", help="channels of each token")
+    parser.add_argument("--states", type=positive, default=16, metavar="N", help="states of each channel")
+    parser.add_argument("--rounds", type=positive, default=5, metavar="R", help="rounds in which all take their turn")
+    return parser
+
+
+def positive(text: str) -> int:
+    """A type for argparse: a whole number of at least 1."""
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return value
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_args_parser().parse_args(argv)
+    shape = {"B": args.batch, "L": args.length, "D": args.channels, "N": args.states}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(f"Python {platform.python_version()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, {gpu}")
     print(f"C++ compiler: {shutil.which('c++') or 'none'}, ninja: {shutil.which('ninja') or 'none on the path'}")
-    print(f"scan of {SHAPE}, forward and backward, against the reference in fp64:")
-    for name in BACKENDS[1:]:
-        print(f"  {name:<10} {describe(name)}")
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+    print(f"scan, forward and backward: largest error against the reference in fp64 at {_text(SMALL)};")
+    print(f"time in fp32 at {_text(shape)}, each backend in turn, median of {args.rounds}:")
+    for line in report(shape, args.rounds):
+        print(line)
+    for device in filter(runs_on, DEVICES):
         name, reason = ssm.pick(device)
         print(f"auto on {device}: {name} ({reason})")
+
+
+def _text(shape: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in shape.items())
 
 
 if __name__ == "__main__":
