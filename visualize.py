@@ -27,6 +27,7 @@ from training.parser import HelpFormatter, Parser, count, fail, path, positive
 from training.words import counted
 
 PROGRAM = "visualize.py"
+SHOW_FUSION = "to see what would fuse, give --fusion-strategy all --fusion-token 4 or the like"
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -64,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
         for name, figure in figures.items():
             figure.savefig(output_dir / f"{name}.png", dpi=150)
             print(output_dir / f"{name}.png")
+        if "groups" not in figures:
+            print(f"no groups.png and tokens.png: {args.resume} fuses no tokens; {SHOW_FUSION}")
     except (ValueError, OSError) as error:
         fail(error, program=PROGRAM)
 

@@ -1,23 +1,34 @@
 """Figures of what fusion does to an image, drawn by matplotlib in colours that colour-blind readers tell apart."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
 
 from fusion.injection import TokenFusion
+from fusion.parts import colour_numbers, groups_of_several, middle, parts
 from fusion.tracing import Trace, redundancy, similarity, trace
 
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")  # Okabe and Ito
+# More than seven only where that many groups touch one another.
+GROUP_COLOURS = (*PALETTE, "#FFFFFF", "#882255", "#44AA99", "#999933", "#661100", "#AA4499", "#888888")
 SIMILARITY_COLOURS = "cividis"
+POINTS = 72  # in an inch
+PANEL_INCHES, CELL_INCHES = 2.4, 0.16  # the least sizes of a picture's panel and of a patch in it
+GROUPS_CAPTION = (
+    "Each outline surrounds patches that are one token by now, in their mean colour. Outlines with the same number in "
+    "a panel are one token too. Everything else is still a token for each patch."
+)
 
 
 def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str, Figure]:
-    """Draw what a model's fusion does to an image: groups, similarity and tokens, by name.
+    """Draw what a model's fusion does to an image: groups, similarity and tokens, by name; the middle one if none fuse.
 
     Args:
         model: With `layers`, `patch_embed.grid_size`, and the mean and std of its images in `default_cfg`.
@@ -25,12 +36,11 @@ def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str
         layers: After which layers to draw the groups.
     """
     record = traced(model, image.unsqueeze(0))
-    shown = denormalised(model, image)
-    return {
-        "groups": draw_groups(shown, record, layers, model.patch_embed.grid_size),
-        "similarity": draw_similarity(record),
-        "tokens": draw_counts({"": record.tokens}),
-    }
+    similarities = {"similarity": draw_similarity(record)}
+    if len(set(record.tokens)) == 1:
+        return similarities
+    groups = draw_groups(denormalised(model, image), record, layers, model.patch_embed.grid_size)
+    return {"groups": groups, **similarities, "tokens": draw_counts({"": record.tokens})}
 
 
 def denormalised(model: nn.Module, images: Tensor) -> Tensor:
@@ -49,7 +59,9 @@ def three_depths(model: nn.Module) -> list[int]:
 
 
 def draw_groups(image: Tensor, trace: Trace, layers: Sequence[int], grid_size: tuple[int, int]) -> Figure:
-    """The image, and for each layer the image with every fused group in its mean colour and outlined.
+    """The image, and for each layer the image with every fused group in its mean colour, outlined and explained.
+
+    Groups that touch have different colours; parts of a group that don't touch have one number.
 
     Args:
         image: [3, H, W] in [0, 1], the one that was traced, first of its batch. Patches that were pruned are drawn with
@@ -58,14 +70,19 @@ def draw_groups(image: Tensor, trace: Trace, layers: Sequence[int], grid_size: t
         layers: After which layers.
         grid_size: Patches of the model, (rows, columns).
     """
-    figure = Figure(figsize=(2.4 * (len(layers) + 1), 2.75), layout="constrained")
-    axes = figure.subplots(1, len(layers) + 1, squeeze=False)[0]
+    cell = max(PANEL_INCHES / max(grid_size), CELL_INCHES)
+    columns = len(layers) + 1
+    width, height = (0.1 + cell * patches for patches in reversed(grid_size))
+    figure = Figure(figsize=(width * columns, height + 0.8), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
     pixels = image.permute(1, 2, 0).numpy()
-    _show(axes[0], pixels, f"image, {trace.tokens[0]} tokens")
+    _show(axes[0], pixels, f"image, {_tokens(trace.tokens[0])}")
     for axis, layer in zip(axes[1:], layers, strict=True):
         groups = trace.groups(layer)[0].view(grid_size).numpy()
-        _show(axis, _fill(pixels, groups), f"after layer {layer}, {trace.tokens[layer + 1]} tokens")
+        _show(axis, _fill(pixels, groups), f"after layer {layer}, {_tokens(trace.tokens[layer + 1])}")
         _outline(axis, groups, pixels.shape[:2])
+        _number(axis, groups, pixels.shape[:2], POINTS * cell)
+    figure.supxlabel(fill(GROUPS_CAPTION, width=int(12 * width * columns)), fontsize=9)
     return figure
 
 
@@ -80,7 +97,7 @@ def draw_similarity(trace: Trace) -> Figure:
         axis.set_axis_off()
     for layer, (axis, values) in enumerate(zip(axes.flat, maps, strict=False)):
         shown = axis.imshow(values, vmin=-1, vmax=1, cmap=SIMILARITY_COLOURS, interpolation="nearest")
-        axis.set_title(f"layer {layer}, {len(values)} tokens", fontsize=9)
+        axis.set_title(f"layer {layer}, {_tokens(len(values))}", fontsize=9)
     figure.colorbar(shown, ax=axes, label="cosine of two tokens", shrink=0.8)
     return figure
 
@@ -143,6 +160,10 @@ def _to_cpu(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.cpu()
 
 
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"
+
+
 def _show(axis: Axes, pixels: np.ndarray, title: str) -> None:
     axis.imshow(pixels, interpolation="nearest")
     axis.set_title(title, fontsize=9)
@@ -153,19 +174,17 @@ def _fill(pixels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Replace the pixels of every group of several patches by their mean."""
     each = _per_pixel(groups, pixels.shape[:2])
     filled = pixels.copy()
-    for group, patches in zip(*np.unique(groups, return_counts=True), strict=True):
-        if patches > 1:
-            filled[each == group] = pixels[each == group].mean(axis=0)
+    for group in groups_of_several(groups):
+        filled[each == group] = pixels[each == group].mean(axis=0)
     return filled
 
 
 def _outline(axis: Axes, groups: np.ndarray, size: tuple[int, int]) -> None:
     """Draw each patch's sides where its neighbour is of another group: a group of several patches in one colour."""
     step_y, step_x = size[0] / groups.shape[0], size[1] / groups.shape[1]
-    several = {group for group, patches in zip(*np.unique(groups, return_counts=True), strict=True) if patches > 1}
-    colours = {group: PALETTE[i % len(PALETTE)] for i, group in enumerate(sorted(several))}
+    colours = {group: GROUP_COLOURS[n % len(GROUP_COLOURS)] for group, n in colour_numbers(groups).items()}
     padded = np.pad(groups, 1, constant_values=-1)
-    inset = 0.06 * min(step_x, step_y)
+    inset = 0.07 * min(step_x, step_y)
     lines, shades = [], []
     for (row, column), group in np.ndenumerate(groups):
         if group not in colours:
@@ -183,7 +202,25 @@ def _outline(axis: Axes, groups: np.ndarray, size: tuple[int, int]) -> None:
         drawn = [side for side, is_border in sides.items() if is_border]
         lines += drawn
         shades += [colours[group]] * len(drawn)
-    axis.add_collection(LineCollection(lines, colors=shades, linewidths=1.4, capstyle="projecting"))
+    axis.add_collection(LineCollection(lines, colors=shades, linewidths=1.6, capstyle="projecting"))
+
+
+def _number(axis: Axes, groups: np.ndarray, size: tuple[int, int], cell_points: float) -> None:
+    """Write one number into every part of a group that lies in several parts."""
+    step_y, step_x = size[0] / groups.shape[0], size[1] / groups.shape[1]
+    scattered = [found for group in groups_of_several(groups) if len(found := parts(groups, group)) > 1]
+    for number, found in enumerate(scattered, start=1):
+        for row, column in map(middle, found):
+            axis.text(
+                (column + 0.5) * step_x - 0.5,
+                (row + 0.5) * step_y - 0.5,
+                str(number),
+                fontsize=0.5 * cell_points,
+                color="white",
+                ha="center",
+                va="center_baseline",
+                path_effects=[withStroke(linewidth=0.1 * cell_points, foreground="black")],
+            )
 
 
 def _per_pixel(groups: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -80,10 +80,19 @@ def test_the_runs_own_directory_is_left_alone(trained, tmp_path, monkeypatch):
 
 def test_fusion_of_the_run_or_of_the_flags(pictures):
     own, _ = pictures()
-    none, _ = pictures("--fusion-strategy", "no")
-    assert own["tokens"].tobytes() != none["tokens"].tobytes()
+    other, _ = pictures("--fusion-strategy", "all", "--fusion-token", 1)
+    assert own["tokens"].tobytes() != other["tokens"].tobytes()
     again, _ = pictures("--fusion-strategy", "upper", "--fusion-layer", 3, "--fusion-token", 2)
     assert own["tokens"].tobytes() == again["tokens"].tobytes()
+
+
+def test_without_fusion_it_says_what_to_give_and_draws_the_rest(pictures, tmp_path):
+    found, out = pictures("--fusion-strategy", "no")
+    assert set(found) == {"similarity", "redundancy"}
+    *files, note = out.splitlines()
+    assert files == [str(tmp_path / f"{name}.png") for name in ("similarity", "redundancy")]
+    assert note.startswith("no groups.png and tokens.png: ")
+    assert "checkpoint.pth fuses no tokens; to see what would fuse, give --fusion-strategy all" in note
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from timm.models import create_model
 import fusion
 import models_mamba  # noqa: F401, registers the models
 from fusion import pictures
+from fusion.parts import groups_of_several, parts
 
 
 @pytest.fixture
@@ -65,6 +66,32 @@ def test_outlines_surround_groups_of_several_patches_only(model):
                 ]
                 borders += sum(int(other != here) for other in around)
     assert len(fused) == borders > 0
+
+
+def test_parts_of_one_group_have_one_number(model):
+    """And a group in one part has none."""
+    record = pictures.traced(model, IMAGE[None])
+    figure = pictures.draw_groups(IMAGE, record, [0, 5], (4, 4))
+    unfused, fused = (list(axis.texts) for axis in figure.axes[1:])
+    assert unfused == []
+    groups = record.groups(5)[0].view(4, 4).numpy()
+    found = {}
+    for text in fused:
+        x, y = text.get_position()
+        found.setdefault(text.get_text(), []).append(groups[int((y + 0.5) / 2), int((x + 0.5) / 2)])
+    scattered = [group for group in groups_of_several(groups) if len(parts(groups, group)) > 1]
+    assert found == {str(n): [g] * len(parts(groups, g)) for n, g in enumerate(scattered, start=1)}
+    assert scattered
+
+
+def test_a_caption_explains(model):
+    figure = pictures.draw_groups(IMAGE, pictures.traced(model, IMAGE[None]), [5], (4, 4))
+    assert "Outlines with the same number" in " ".join(figure.get_supxlabel().split())
+
+
+def test_nothing_fuses_nothing_is_grouped(model):
+    fusion.inject(model, (0,) * 6)
+    assert set(pictures.draw_all(model, IMAGE, [5])) == {"similarity"}
 
 
 def test_all_figures(model):
