@@ -954,7 +954,8 @@ def test_grey_images(run, tmp_path):
     assert "8 x 8 pixels, grey" in out
     saved = torch.load(tmp_path / "grey" / "checkpoint.pth", weights_only=True)
     assert saved["model"]["patch_embed.proj.weight"].shape[1] == 1
-    visualize.main(["--resume", str(tmp_path / "grey" / "checkpoint.pth"), "--output_dir", str(tmp_path / "pictures")])
+    fusion = ("--fusion-strategy", "all", "--fusion-token", "1", "--output_dir", str(tmp_path / "pictures"))
+    visualize.main(["--resume", str(tmp_path / "grey" / "checkpoint.pth"), *fusion])
     assert (tmp_path / "pictures" / "groups.png").exists()
 
 

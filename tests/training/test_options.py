@@ -280,8 +280,8 @@ def record(tmp_path):
 
 EVERYTHING = (
     "--model vim_pico_patch2_8 --input-size 8 16 --if_amp --data-set FOLDER --data-path /images --nb-classes 3 "
-    "--fusion-strategy upper --fusion-layer 3 --fusion-token 2 --fusion-average size --opt-betas 0.9 0.95 --lr 1e-6 "
-    "--no-repeated-aug --pin-mem --cutmix-minmax 0.2 0.8 --output_dir out --save-steps 3 --aa none"
+    "--fusion-strategy upper --fusion-layer 3 --fusion-token 2 --fusion-average size --opt-eps 1e-9 "
+    "--opt-betas 0.9 0.95 --no-repeated-aug --pin-mem --cutmix-minmax 0.2 0.8 --output_dir out --save-steps 3 --aa none"
 )
 
 
@@ -303,7 +303,7 @@ def test_a_record_of_a_run_that_was_interrupted_starts_from_new(record):
 
 def test_flags_replace_a_runs_model_data_and_fusion_whole(record):
     args = record(EVERYTHING, *"--model vim_nano_patch4_32 --data-set DIGITS --fusion-total 9".split())
-    assert (args.input_size, args.data_path, args.nb_classes, args.lr) == (None, None, None, 1e-6)
+    assert (args.input_size, args.data_path, args.nb_classes, args.opt_eps) == (None, None, None, 1e-9)
     assert (args.fusion_strategy, args.fusion_layer, args.fusion_token, args.fusion_total) == ("upper", 3, 0, 9)
 
 
