@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import fusion
+from training.experiments import AUGMENTATION, NOT_COMPARED
 from training.options import get_args_parser, parse_args
-from training.results import AUGMENTATION, NOT_COMPARED, find_runs
+from training.results import find_runs
 
 ROOT = Path(__file__).parents[2]
 PAPER = ("cifar100_vim_tiny", "cifar100_vim_small", "imagenet_vim_tiny")
