@@ -39,7 +39,7 @@ def test_short():
     assert changed(parse_args(["--recipe", "short"])) == SHORT | {"mixed": False}
 
 
-@pytest.mark.parametrize("path", RECIPES.glob("*.yaml"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", list(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_a_choice_and_changes_something(path):
     assert changed(parse_args(["--recipe", path.stem]))
 
