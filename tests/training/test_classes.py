@@ -156,7 +156,22 @@ def test_going_on_with_more_or_fewer_images_is_refused_and_elsewhere_is_not(data
 
 
 def test_finetuning_takes_the_head_of_the_same_classes_alone(trained, run, tmp_path):
-    still = ("--epochs", 1, "--lr", 1e-12, "--data-set", "FOLDER", "--data-path", tmp_path, "--finetune", trained)
+    still = (
+        "--epochs",
+        1,
+        "--lr",
+        1e-12,
+        "--min-lr",
+        0,
+        "--warmup-lr",
+        0,
+        "--data-set",
+        "FOLDER",
+        "--data-path",
+        tmp_path,
+        "--finetune",
+        trained,
+    )
     for split in ("train", "val"):
         shades(tmp_path, split, ["grey", "white"])
     out = run(*still)
