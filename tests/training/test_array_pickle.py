@@ -68,6 +68,9 @@ ATTACKS = {
     "pointer in a field": array(Says(np.dtype, "V8", False, True, state=FIELDS)),
     "pointer in a plain type's field": array(Says(np.dtype, "u8", False, True, state=FIELDS)),
     "pointer by frombuffer": Says(FROMBUFFER, POINTER, Says(np.dtype, "O"), (1,), "C"),
+    "pointer in a field of a foreign buffer": Says(
+        np.ndarray, (1,), Says(np.dtype, "V8", False, True, state=FIELDS), POINTER
+    ),
     "foreign buffer": Says(np.ndarray, (1 << 20,), Says(np.dtype, "u1"), b"x"),
     "far stride": Says(np.ndarray, (2,), Says(np.dtype, "u1"), b"xy", 0, (1 << 40,)),
     "more than there is": array(Says(np.dtype, "u1"), b"x", (1 << 30,)),
