@@ -52,7 +52,7 @@ def train_one_epoch(
         epoch: Its number.
         seed: With epoch, step and rank it decides all that is random in a step.
         sums: What the epoch has summed up before an interruption; goes on here.
-        after_step: Called after each step.
+        after_step: Called after each step; its time counts neither as training nor as waiting.
         mixup: Mixes images and turns labels into targets [B, classes].
         ema: Average of the weights, updated every step.
         autocast: What mixed precision computes in; None for fp32.
@@ -126,9 +126,10 @@ def train_one_epoch(
 
         sums.steps += 1
         progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {sums.rate:.3g}"
-        waiting_since = time.perf_counter()
-        sums.seconds = waiting_since - start
+        sums.seconds = time.perf_counter() - start
         after_step()
+        waiting_since = time.perf_counter()
+        start = waiting_since - sums.seconds  # what is done after a step, such as saving, is no training
     if not sums.steps:
         raise OSError("the training data gave no batch")
     if sums.broken == sums.steps * world.size * (whole_batch or 0) > 0:

@@ -10,7 +10,7 @@ Winning back:      python main.py --finetune a.pth --epochs 3 --warmup-epochs 0 
 
 import argparse
 import re
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
@@ -49,6 +49,12 @@ from training.steps import EpochSums
 
 
 def main(argv: list[str] | None = None) -> None:
+    with ExitStack() as held:
+        train_or_evaluate(argv, held)
+
+
+def train_or_evaluate(argv: list[str] | None, held: ExitStack) -> None:
+    """Do what the command line says; what nobody else may use meanwhile is held."""
     args, saved = parse_args(argv), None
     try:
         if args.eval:
@@ -69,13 +75,14 @@ def main(argv: list[str] | None = None) -> None:
         check_scan(args, ssm.pick(world.device.type).name)
         keeps_log = args.output_dir and world.is_main and not args.eval
         args.processes = world.size
+        if keeps_log:
+            if args.check:
+                held.enter_context(leaving_no_directory(Path(args.output_dir)))
+            held.enter_context(open_directory(Path(args.output_dir), args.resume, args.auto_resume))
         if args.auto_resume:
             args.resume, saved = checkpoint.newest(Path(args.output_dir))
         elif args.resume and saved is None:
             saved = checkpoint.load(args.resume)
-        if keeps_log:
-            with leaving_no_directory(Path(args.output_dir)) if args.check else nullcontext():
-                open_directory(Path(args.output_dir), args.resume, args.auto_resume)
         train_set, test_set, classes = build_data(args, world, saved)
         model.reset_classifier(args.nb_classes)
         args.flops = fusion.flops(model)

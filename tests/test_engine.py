@@ -149,6 +149,23 @@ def test_waiting_for_data_is_counted():
     assert result["train_seconds"] >= result["data_seconds"]
 
 
+def test_what_is_done_after_a_step_is_neither_training_nor_waiting(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("engine.time.perf_counter", lambda: clock[0])
+
+    def slow():
+        for batch in batches(3):
+            clock[0] += 1
+            yield batch
+
+    def save():
+        clock[0] += 100
+
+    sums = EpochSums(steps=1, seconds=10, data_seconds=5)
+    result = train(Classifier(), slow(), sums=sums, after_step=save)
+    assert (result["data_seconds"], result["train_seconds"]) == (8, 13)
+
+
 def test_clipping_bounds_the_step_and_not_the_reported_norm():
     free, clipped = Classifier(), Classifier()
     start = [p.detach().clone() for p in free.parameters()]

@@ -42,23 +42,37 @@ def remove_leftovers(output_dir: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def find(output_dir: Path) -> list[Path]:
+    """The checkpoints of a run that are there, the last state first."""
+    names = ("checkpoint.pth", "best_checkpoint.pth")
+    return [output_dir / name for name in names if (output_dir / name).is_file()]
+
+
 def newest(output_dir: Path) -> tuple[str, dict | None]:
     """The checkpoint to go on from after an interruption, and its entries; neither where none was written yet.
+
+    It is the one that is furthest by epoch and step: copied and touched files are as old as they look.
 
     Raises:
         ValueError: There are checkpoints, and none can be read.
     """
-    names = ("checkpoint.pth", "best_checkpoint.pth")
-    found = [output_dir / name for name in names if (output_dir / name).is_file()]
-    problems = []
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+    best, problems = ("", None), []
+    for path in find(output_dir):
         try:
-            return str(path), load(str(path), "--auto-resume")
+            saved = load(str(path), "--auto-resume")
         except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError(problems[0])
-    return "", None
+            problems.append(error)
+            continue
+        if best[1] is None or progress(saved) > progress(best[1]):
+            best = str(path), saved
+    if problems and best[1] is None:
+        raise problems[0]
+    return best
+
+
+def progress(saved: dict) -> tuple[int, int]:
+    """The epoch to train next that a checkpoint names, and the steps of it that are done."""
+    return saved.get("epoch", 0), saved.get("sums", {}).get("steps", 0)
 
 
 def load(path: str, flag: str = "--resume") -> dict:

@@ -3,10 +3,14 @@
 import json
 import math
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 from training.board import Board
-from training.checkpoint import remove_leftovers, replace_file
+from training.checkpoint import find, remove_leftovers, replace_file
+from training.lock import locked
 from training.results import Run, read_log
 
 
@@ -14,7 +18,7 @@ class Logbook:
     """Writes into a run's output directory: args.json, log.txt and TensorBoard's event files.
 
     Args:
-        output_dir: The run's own directory, as open_directory leaves it.
+        output_dir: The run's own directory, in open_directory's context.
         settings: The run's settings and what follows from them, as plain data.
         start_epoch: Lines of log.txt from this epoch on are dropped: a resumed run writes them again.
     """
@@ -22,8 +26,9 @@ class Logbook:
     def __init__(self, output_dir: Path, settings: dict, start_epoch: int) -> None:
         remove_leftovers(output_dir)
         self.log, self.settings = output_dir / "log.txt", settings
-        kept = [line for line in read_log(self.log) if line["epoch"] < start_epoch] if self.log.exists() else []
-        lines = "".join(json.dumps(line) + "\n" for line in kept)
+        logged = read_log(self.log) if self.log.exists() else []
+        self.epochs = [line for line in logged if line["epoch"] < start_epoch]
+        lines = "".join(json.dumps(line) + "\n" for line in self.epochs)
         for path, text in ((output_dir / "args.json", json.dumps(settings, indent=2) + "\n"), (self.log, lines)):
             replace_file(path, lambda file, text=text: file.write(text.encode()))
         self.board = Board(output_dir, start_epoch)
@@ -40,41 +45,60 @@ class Logbook:
                 raise FloatingPointError(f"epoch {epoch['epoch']}: {name} is {value}")
         with open(self.log, "a") as file:
             file.write(json.dumps(epoch, allow_nan=False) + "\n")
+        self.epochs.append(epoch)
         self.board.scalars(numbers.pop("epoch"), numbers)
 
     def finish(self) -> None:
         """Let TensorBoard compare the whole run with others."""
-        run = Run(self.log.parent.name, self.settings, read_log(self.log))
+        run = Run(self.log.parent.name, self.settings, self.epochs)
         results = {
-            "top1": run.epochs[-1]["test_acc1"],
-            "best_top1": run.largest("test_acc1"),
-            "seconds_per_epoch": run.seconds_per_epoch,
-            "training_memory_mb": run.largest("training_memory_mb"),
+            "top1": self._column("test_acc1")[-1],
+            "best_top1": max(self._column("test_acc1")),
+            "seconds_per_epoch": median(self._column("train_seconds")),
+            "training_memory_mb": max(self._column("training_memory_mb")),
         }
         self.board.result(run, results)
 
+    def _column(self, name: str) -> list[float]:
+        """Its values in the lines that have it, as those of this process do: an older run may not have logged it."""
+        return [line[name] for line in self.epochs if isinstance(line.get(name), int | float)]
 
-def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = False) -> None:
-    """Make a run's output directory, or see that what is there is the run that goes on.
+
+@contextmanager
+def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = False) -> Iterator[None]:
+    """Make a run's output directory, or see that what is there is the run that goes on; nobody else runs in it then.
 
     Args:
         output_dir: The run's own directory.
         resumed_from: The checkpoint to continue, or nothing.
-        auto_resume: Whatever run is there is the one to continue, from its start where it has no checkpoint yet.
+        auto_resume: Whatever run is there is the one to continue, from its start where it has logged nothing yet.
 
     Raises:
-        ValueError: The directory holds another run, its log can't be read, or it can't be written.
+        ValueError: The directory holds another run or one that can't go on, its log can't be read, another process
+            runs in it, or it can't be written.
     """
-    log = output_dir / "log.txt"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
     except OSError as error:
         raise ValueError(f"--output_dir {output_dir}: can't be written ({error.strerror})") from None
-    holds_run = (log.exists() and read_log(log)) or (output_dir / "checkpoint.pth").exists()
+    with locked(output_dir):
+        check_run(output_dir, resumed_from, auto_resume)
+        yield
+
+
+def check_run(output_dir: Path, resumed_from: str, auto_resume: bool) -> None:
+    """See that nothing which a directory holds would be lost; ValueError where it would."""
+    log, saved = output_dir / "log.txt", find(output_dir)
+    epochs = read_log(log) if log.exists() else []
     goes_on = auto_resume or (resumed_from and Path(resumed_from).parent.resolve() == output_dir.resolve())
-    if holds_run and not goes_on:
+    if (epochs or saved) and not goes_on:
         raise ValueError(
             f"--output_dir {output_dir}: holds a run already; "
             "continue it with --auto-resume or choose another directory"
+        )
+    if auto_resume and epochs and not saved:
+        raise ValueError(
+            f"--auto-resume: {log} holds {len(epochs)} epochs, and no checkpoint is there to go on from; "
+            "remove it to start anew, or choose another directory"
         )

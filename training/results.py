@@ -73,7 +73,7 @@ def read_log(path: Path) -> list[dict]:
     """The epochs of a log.txt, in order; a last line that a crash left half written is none.
 
     Raises:
-        ValueError: Another line is not what Logbook writes.
+        ValueError: Another line is not what Logbook writes, or its epoch is not after the one before.
     """
     lines = path.read_text(errors="replace").splitlines()
     epochs = []
@@ -85,6 +85,9 @@ def read_log(path: Path) -> list[dict]:
             if number == len(lines):
                 break
             raise ValueError(f"{path}: line {number} is no epoch of a run") from None
+        if len(epochs) > 1 and epochs[-1]["epoch"] <= epochs[-2]["epoch"]:
+            before, here = (line["epoch"] for line in epochs[-2:])
+            raise ValueError(f"{path}: line {number}: epoch {here} after epoch {before}, as where two runs wrote it")
     return epochs
 
 

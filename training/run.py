@@ -21,7 +21,7 @@ from fusion import pictures
 from models_mamba import VisionMamba
 from training import checkpoint
 from training.broken_images import SkipBroken
-from training.distributed import World
+from training.distributed import World, barrier
 from training.interruption import InterruptedTraining, Interruption
 from training.loaders import images_per_batch, shared_out, test_loader, train_loader
 from training.logbook import Logbook
@@ -113,8 +113,10 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
 
     def after_step() -> None:
         state.set_rate()
-        if output_dir and args.save_steps and state.sums.steps % args.save_steps == 0:
-            save(state, output_dir)
+        if args.save_steps and state.sums.steps % args.save_steps == 0:
+            if output_dir:
+                save(state, output_dir)
+            barrier(world)  # the others wait here, where no time is taken, and not in their next step
 
     records = []
     trainer.memory.start_training(held_mb=state.optimizer_mb())
@@ -128,6 +130,8 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             if args.skip_bad_images:
                 record["skipped_images"] = state.sums.broken
             records.append(record)
+            if logbook and not checkpoint.find(output_dir):
+                save(state, output_dir)  # a log with epochs has a checkpoint beside it at any moment
             state.finish_epoch(record["test_acc1"])
             if logbook:
                 logbook.write(record)

@@ -149,3 +149,16 @@ def test_safetensors_are_weights(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="broken.safetensors: not a checkpoint of tensors and plain data"):
         checkpoint.load(str(tmp_path / "broken.safetensors"))
+
+
+def test_the_checkpoint_to_go_on_from_is_the_one_that_is_furthest(tmp_path):
+    """However old the files look; of two that are as far, the last state."""
+    last, best = tmp_path / "checkpoint.pth", tmp_path / "best_checkpoint.pth"
+    for there, other, expected in (((2, 5), (2, 0), last), ((2, 0), (2, 0), last), ((1, 9), (2, 0), best)):
+        for path, (epoch, steps) in ((last, there), (best, other)):
+            checkpoint.save(path, {"model": WEIGHTS, "epoch": epoch, "sums": {"steps": steps}})
+        for touched in (last, best):
+            os.utime(touched, (2e9, 2e9))
+            found, saved = checkpoint.newest(tmp_path)
+            assert (found, saved["epoch"]) == (str(expected), max(there, other)[0])
+            os.utime(touched, (1e9, 1e9))

@@ -21,8 +21,8 @@ def record(epoch):
 
 def start(folder, settings=None, epoch=0, resumed_from=""):
     """What a run does with its directory."""
-    open_directory(folder, str(resumed_from))
-    return Logbook(folder, settings or {}, epoch)
+    with open_directory(folder, str(resumed_from)):
+        return Logbook(folder, settings or {}, epoch)
 
 
 def test_lines_settings_and_scalars(tmp_path):
@@ -81,7 +81,7 @@ def test_a_last_line_that_a_crash_left_half_written_is_dropped(tmp_path, half):
 def test_any_other_line_that_is_no_epoch_is_one_line(tmp_path, line, resumed):
     (tmp_path / "log.txt").write_text(f'{line}\n{{"epoch": 0}}\n')
     with pytest.raises(ValueError, match=r"log\.txt: line 1 is no epoch"):
-        open_directory(tmp_path, str(tmp_path / "checkpoint.pth") if resumed else "")
+        start(tmp_path, resumed_from=tmp_path / "checkpoint.pth" if resumed else "")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
