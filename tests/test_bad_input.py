@@ -42,6 +42,8 @@ FLAGS = [
     ("--in-chans 2", "--in-chans: invalid choice: 2 (choose from 1, 3)"),
     ("--input-size 8 8 8", "--input-size: takes one number, or height and width"),
     ("--lr-noise 0.1 0.2 0.3", "--lr-noise: takes"),
+    ("--lr-noise 0.5 0.1", "--lr-noise: must start before it ends"),
+    ("--seed 4294967296", "--seed: must be 0 to 4294967295, not 4294967296"),
     ("--lr-noise 0.5 --lr-noise-pct 0", "--lr-noise-pct: must be 0 to 1"),
     # conflicts
     ("--batch-size 9 --mixup 0.8", "--batch-size: mixup and cutmix pair images"),
@@ -98,6 +100,8 @@ FLAGS = [
     ("--data-set CIFAR --data-path=", "--data-set CIFAR needs --data-path"),
     # sizes and plans of the model
     ("--input-size 9", "image height 9"),
+    ("--input-size 1000000", "--input-size 1000000 1000000: no model for such images can be made"),
+    ("--input-size 9999999999999999999998", "--input-size 99"),
     ("--input-size 8 9", "image width 9"),
     ("--fusion-strategy uper --fusion-layer 1 --fusion-token 1", "did you mean upper"),
     ("--fusion-strategy upper --fusion-token 1", "needs --fusion-layer"),

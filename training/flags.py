@@ -402,7 +402,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=path,
         default="",
         metavar="DIR",
-        help="where checkpoints, log.txt and TensorBoard files go; nothing is kept if not given",
+        help="where checkpoints, log.txt and TensorBoard files go, or --eval's scores.json; without it nothing is kept",
     )
     add(
         "--log-images",
@@ -421,7 +421,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="start from these weights, ours or published; where the head lacks a class, a new head takes its place",
     )
-    add("--auto-resume", action="store_true", help="continue what --output_dir holds, from its newest good checkpoint")
+    add("--auto-resume", action="store_true", help="go on with what --output_dir holds, from its furthest checkpoint")
     add("--resume-anyway", action="store_true", help="continue although batch size, plan or the like are others now")
     add("--save-steps", type=count, default=0, metavar="N", help="save every N steps too, not only after each epoch")
     add(
@@ -442,7 +442,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="build everything, train one batch, write and read a checkpoint, say what was found, and stop",
     )
     add(
-        "--seed", type=count, default=0, metavar="N", help="what weights, order of images and augmentation are drawn by"
+        "--seed",
+        type=number(int, 0, 2**32 - 1),  # what NumPy takes
+        default=0,
+        metavar="N",
+        help="what weights, order of images and augmentation are drawn by",
     )
     add("--deterministic", action="store_true", help="only algorithms that give the same bits every time, if slower")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")

@@ -35,7 +35,13 @@ def build_model(args: argparse.Namespace, **options) -> VisionMamba:
     """
     check_model(args.model)
     image_size = {"img_size": args.input_size} if args.input_size else {}
-    model = create_model(args.model, in_chans=args.in_chans, **image_size, **options)
+    try:
+        model = create_model(args.model, in_chans=args.in_chans, **image_size, **options)
+    except (RuntimeError, TypeError, MemoryError) as error:  # the ways in which a size is too large
+        if not args.input_size:
+            raise
+        height, width = args.input_size
+        raise ValueError(f"--input-size {height} {width}: no model for such images can be made ({error})") from error
     args.input_size = model.patch_embed.img_size
     return model
 

@@ -4,6 +4,7 @@ Nothing here imports PyTorch, which takes seconds: a wrong flag is said at once.
 """
 
 import argparse
+import re
 import sys
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,12 @@ RUN_SETTINGS = {
     "fusion_strategy": ("fusion_strategy", "fusion_layer", "fusion_schedule", *FUSION_AMOUNTS),
     **{f"fusion_{name}": (f"fusion_{name}",) for name in flags.FUSION_METHODS},
 }
+NOT_GIVEN = (None, "null")  # a setting of a run, as it is in args.json or a file of flags
+# Methods of fusion beside which others have no effect, unless these are as by default: fusion.Method refuses them.
+METHODS_OF_THEIR_OWN = (
+    ("fusion_reduce", "prune", {"fusion_average": "mean"}),
+    ("fusion_match", "random", {"fusion_metric": "hidden", "fusion_distance": "cosine"}),
+)
 
 
 # What a run's args.json holds beside its flags: what followed from them, and where and when they ran.
@@ -38,12 +45,18 @@ def parse_over(parser: Parser, argv: list[str] | None, settings: dict) -> argpar
     """Read a command line that goes before the model, data and fusion of a run: what it doesn't say is as there.
 
     Where it names another model, data set or strategy, nothing that hangs together with it is taken over; where it
-    names one amount or plan of fusion, no other.
+    names one amount or plan of fusion, no other; and no method of fusion that has no effect beside what it names.
+
+    Raises:
+        ValueError: What would be taken over is nothing that a command line can say.
     """
     args, said = parser.parse_args(argv), parser.said(argv)
     taken = taken_over(args, said, settings)
     for name in vars(args).keys() - said:
-        setattr(args, name, taken.get(name, parser.get_default(name)))
+        if name in taken:
+            setattr(args, name, parser.as_said(name, taken[name], f"--resume {args.resume}: its setting {name}"))
+        else:
+            setattr(args, name, parser.get_default(name))
     return args
 
 
@@ -52,11 +65,28 @@ def taken_over(args: argparse.Namespace, said: set[str], settings: dict) -> dict
     taken = {}
     for leader, group in RUN_SETTINGS.items():
         names_another = leader in said and getattr(args, leader) != settings.get(leader)
-        if not names_another and not (leader == "fusion_strategy" and "fusion_plan" in said):
+        if leader == "fusion_strategy":
+            names_another |= "fusion_plan" in said or (leader in said and settings.get("fusion_plan") not in NOT_GIVEN)
+        if not names_another:
             taken |= {name: settings[name] for name in group if name in settings}
-    if said & set(FUSION_AMOUNTS):
-        taken = {name: value for name, value in taken.items() if name not in FUSION_AMOUNTS}
-    return taken
+    left = without_effect(args, said) | (set(FUSION_AMOUNTS) if said & set(FUSION_AMOUNTS) else set())
+    return {name: value for name, value in taken.items() if name not in left}
+
+
+def without_effect(args: argparse.Namespace, said: set[str]) -> set[str]:
+    """Which methods of fusion would have no effect beside what a command line says itself, by their names in args."""
+    nothing_fuses = args.fusion_strategy == "no" and "fusion_strategy" in said
+    if "fusion_plan" in said:
+        nothing_fuses = not re.search("[1-9]", args.fusion_plan)
+    if nothing_fuses:
+        return {f"fusion_{name}" for name in flags.FUSION_METHODS}
+    found = set()
+    for name, choice, others in METHODS_OF_THEIR_OWN:
+        if name in said and getattr(args, name) == choice:
+            found |= set(others)
+        if any(other in said and getattr(args, other) != default for other, default in others.items()):
+            found.add(name)
+    return found
 
 
 def get_args_parser() -> Parser:
@@ -158,6 +188,10 @@ def contradictions(args: argparse.Namespace) -> list[tuple[bool, str]]:
             "--lr-noise: takes where noise starts, and perhaps where it ends",
         ),
         (
+            args.lr_noise is not None and len(args.lr_noise) == 2 and args.lr_noise[0] >= args.lr_noise[1],
+            "--lr-noise: must start before it ends",
+        ),
+        (
             taught and not teacher,
             "--distillation-type: needs the teacher, --teacher-model NAME --teacher-path FILE",
         ),
@@ -227,7 +261,9 @@ def read_config(parser: Parser, flag: str, path: str | Path, argv: list[str]) ->
             settings = repeated(args, said, settings)
         words = [(parser.meaning(name), parser.words(name, value)) for name, value in settings.items()]
         return [word for meaning, some in words if meaning not in said for word in some]
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except RecursionError:
+        parser.error(f"argument --config: {path}: its lists are too deep")
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         parser.error(f"argument {flag}: {path}: {error}")
 
 

@@ -89,6 +89,8 @@ class Parser(argparse.ArgumentParser):
         action = self._option_string_actions.get(flag)
         if action is None:
             raise ValueError(f"unknown {name}{nearest(flag, self._option_string_actions)}")
+        if not all(isinstance(part, str) for part in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{name}: is a value or a list of values, without tables or lists inside")
         if value in ("null", "~", ""):
             return []
         if action.nargs == 0:
@@ -101,6 +103,34 @@ class Parser(argparse.ArgumentParser):
             return [flag, *value]
         return [f"{flag}={','.join(value) if isinstance(value, list) else value}"]
 
+    def as_said(self, name: str, value: object, what: str) -> object:
+        """A setting that was read elsewhere, as its flag gives it.
+
+        Args:
+            name: That of the setting in the namespace.
+            value: A number, a text, a list of them, or None where the flag may be left out.
+            what: What the user knows it by.
+
+        Raises:
+            ValueError: The flag takes no such value.
+        """
+        action = next(action for action in self._actions if action.dest == name)
+        if value is None and action.default is None:
+            return None
+        parts = value if isinstance(value, list | tuple) else [value]
+        several = action.nargs is not None
+        if several != (parts is value) or not parts or not all(isinstance(part, str | int | float) for part in parts):
+            raise ValueError(f"{what}: is no value of {action.option_strings[0]}")
+        try:
+            found = [self._get_value(action, str(part)) for part in parts]
+            for part in found:
+                self._check_value(action, part)
+            namespace = argparse.Namespace()
+            action(self, namespace, found if several else found[0], action.option_strings[0])
+        except argparse.ArgumentError as error:
+            raise ValueError(f"{what}: {error.message}") from None
+        return getattr(namespace, name)
+
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see --help)", program=self.prog)
 
@@ -110,7 +140,7 @@ class ImageSize(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         if len(values) > 2:
-            parser.error(f"argument {option_string}: takes one number, or height and width")
+            raise argparse.ArgumentError(self, "takes one number, or height and width")
         setattr(namespace, self.dest, (values[0], values[-1]))
 
 

@@ -205,6 +205,71 @@ def test_a_tilde_is_home_also_where_no_shell_replaced_it(tmp_path, monkeypatch):
     assert parse_args(["--resume=~/a.pth", "--eval"]).resume == f"{tmp_path}/a.pth"
 
 
+TRAINED = "--fusion-strategy all --fusion-token 2 --fusion-order concat "
+
+
+@pytest.mark.parametrize(
+    ("run", "command", "found"),
+    [
+        (TRAINED + "--fusion-reduce prune", "--fusion-strategy no", {"order": "keep", "reduce": "fuse"}),
+        (TRAINED, "--fusion-plan 0,0", {"order": "keep"}),
+        (TRAINED, "--fusion-plan 0,1", {"order": "concat"}),
+        (TRAINED, "--fusion-strategy no --fusion-plan 0,1", {"order": "concat"}),
+        (TRAINED, "--fusion-strategy no --fusion-order concat", {"order": "concat"}),
+        (TRAINED + "--fusion-average size", "--fusion-reduce prune", {"average": "mean", "order": "concat"}),
+        (TRAINED + "--fusion-reduce prune", "--fusion-average size", {"reduce": "fuse", "order": "concat"}),
+        (TRAINED + "--fusion-reduce prune", "--fusion-average mean", {"reduce": "prune"}),
+        (
+            TRAINED + "--fusion-metric input --fusion-distance l2",
+            "--fusion-match random",
+            {"metric": "hidden", "distance": "cosine", "order": "concat"},
+        ),
+        (TRAINED + "--fusion-match random", "--fusion-distance l1", {"match": "similar", "order": "concat"}),
+        ("--fusion-plan 2,1", "--fusion-strategy no", {"plan": None}),
+        ("--fusion-plan 2,1", "--fusion-order concat", {"plan": "2,1"}),
+    ],
+)
+def test_what_conflicts_with_a_command_line_is_not_taken_over(run, command, found):
+    args = parse_over(get_args_parser(), command.split(), vars(parse_args(run.split())))
+    assert {name: getattr(args, f"fusion_{name}") for name in found} == found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", ["a"]),
+        ("input_size", ()),
+        ("input_size", "wide"),
+        ("input_size", [8, -8]),
+        ("input_size", 8),
+        ("input_size", [8, 8, 8]),
+        ("in_chans", 2),
+        ("data_set", None),
+        ("data_path", {}),
+        ("nb_classes", 0),
+        ("eval_crop_ratio", "x"),
+        ("fusion_token", 2.5),
+        ("fusion_plan", [1, 2]),
+        ("fusion_average", "median"),
+        ("fusion_keep", float("nan")),
+    ],
+)
+def test_settings_that_no_flag_takes_are_refused(name, value):
+    settings = vars(parse_args([])) | {name: value}
+    with pytest.raises(ValueError, match=f"--resume x.pth: its setting {name}: "):
+        parse_over(get_args_parser(), ["--resume", "x.pth"], settings)
+
+
+def test_settings_are_taken_over_as_flags_give_them():
+    run = (
+        "--input-size 8 16 --in-chans 1 --fusion-strategy upper --fusion-layer 1 --fusion-keep 0.5 --eval-crop-ratio 1"
+    )
+    settings = vars(parse_args(run.split()))
+    args = parse_over(get_args_parser(), [], settings)
+    names = ("model", "input_size", "in_chans", "fusion_layer", "fusion_keep", "fusion_token", "nb_classes")
+    assert [getattr(args, name) for name in names] == [settings[name] for name in names]
+
+
 # A file of flags
 
 
@@ -251,6 +316,12 @@ def test_a_file_of_flags_and_flags_on_top(tmp_path):
         ("- batch-size", "run.yaml: holds no flags"),
         ("", "run.yaml: holds no flags"),
         ("a: [", "run.yaml: "),
+        ("opt-betas: [[0.9, 0.95]]", "run.yaml: opt-betas: is a value or a list of values"),
+        ("fusion-plan: [[1, 2], 3]", "run.yaml: fusion-plan: is a value or a list"),
+        ("batch-size: {a: 1}", "run.yaml: batch-size: is a value or a list"),
+        ("no_amp: [true]", "run.yaml: no_amp: is true or false"),
+        ("opt-betas: &a [*a]", "run.yaml: opt-betas: is a value or a list"),
+        ("opt-betas: " + "[" * 5000, "run.yaml: its lists are too deep"),
         ("if_amp: true\nno_amp: true", "not allowed with"),
     ],
 )
