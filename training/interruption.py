@@ -1,4 +1,4 @@
-"""SIGTERM, as a scheduler sends it before it takes the machine, and Ctrl-C: heard at once, obeyed between two steps."""
+"""Signals that ask to stop, from a scheduler, Ctrl-C or a closing terminal: heard at once, obeyed between two steps."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,10 @@ class InterruptedTraining(BaseException):
 
 
 class Interruption:
-    """Listens for SIGTERM and SIGINT inside a `with` block; a second one ends the process at once.
+    """Listens for signals that ask to stop, inside a `with` block; a second one ends the process at once.
+
+    A terminal that closes may say so twice, by the system and by its shell: further SIGHUPs count for nothing, and
+    under nohup the first doesn't either.
 
     Attributes:
         signal: The name of the one that came, or nothing.
@@ -21,7 +24,10 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         self.signal, self._waiting = "", False
-        self._handlers = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        heard = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            heard.append(signal.SIGHUP)
+        self._handlers = {number: signal.signal(number, self._hear) for number in heard}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -30,8 +36,8 @@ class Interruption:
 
     def _hear(self, number: int, frame: object) -> None:
         self.signal = signal.Signals(number).name
-        for either in self._handlers:
-            signal.signal(either, signal.SIG_DFL)
+        for other in self._handlers:
+            signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else signal.SIG_DFL)
         # Loading processes often get the signal too: PyTorch would raise at their death, maybe in the middle of a step.
         self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         if self._waiting:

@@ -179,6 +179,19 @@ def test_a_slurm_job_queues_again_when_the_training_has_saved(tmp_path):
     assert (house / "calls").read_text().splitlines()[1:] == ["saved", "scontrol requeue 17"]
 
 
+def test_a_slurm_job_that_is_stopped_while_it_starts_queues_again(house, tmp_path):
+    """The signal comes right before the script knows the number of what it has started."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\necho "scontrol $@" >> calls\n')
+    scontrol.chmod(0o755)
+    (tmp_path / "before.sh").write_text("""trap '[ "$BASH_COMMAND" != "job=\\$!" ] || kill -TERM $$' DEBUG\n""")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "SLURM_JOB_ID": "17", "BASH_ENV": str(tmp_path / "before.sh")}
+    command = ["bash", "scripts/slurm.sbatch", "scripts/fmnist_cpu.sh", "upper"]
+    subprocess.run(command, cwd=house, env=environment, check=False, timeout=60)
+    assert (house / "calls").read_text().splitlines()[-1] == "scontrol requeue 17"
+
+
 def test_a_slurm_job_that_ends_by_itself_does_not_queue_again(house):
     environment = os.environ | {"SLURM_JOB_ID": "17"}  # and no scontrol, which would fail
     command = ["bash", "scripts/slurm.sbatch", "scripts/fmnist_cpu.sh", "upper"]
