@@ -38,7 +38,7 @@ from training.check import check, leaving_no_directory
 from training.classes import check_all_there, class_names
 from training.distributed import World, all_reduce, be_deterministic, init_world, launched, main_process_first, relaunch
 from training.loaders import shared_out, steps_per_epoch, test_loader
-from training.logbook import Logbook, open_directory
+from training.logbook import Logbook, make_directory, open_directory, write_scores
 from training.models import build_model, check_model, check_teacher, choose_trained, fuse, start_from
 from training.overview import describe_evaluation, device_name, print_overview, versions
 from training.progress import length
@@ -73,12 +73,15 @@ def train_or_evaluate(argv: list[str] | None, held: ExitStack) -> None:
             be_deterministic()
         world = init_world(args.device)
         check_scan(args, ssm.pick(world.device.type).name)
-        keeps_log = args.output_dir and world.is_main and not args.eval
+        keeps = args.output_dir and world.is_main
+        keeps_log = keeps and not args.eval
         args.processes = world.size
         if keeps_log:
             if args.check:
                 held.enter_context(leaving_no_directory(Path(args.output_dir)))
             held.enter_context(open_directory(Path(args.output_dir), args.resume, args.auto_resume))
+        elif keeps:
+            make_directory(Path(args.output_dir))
         if args.auto_resume:
             args.resume, saved = checkpoint.newest(Path(args.output_dir))
         elif args.resume and saved is None:
@@ -100,26 +103,35 @@ def train_or_evaluate(argv: list[str] | None, held: ExitStack) -> None:
     place = trainer.place if trainer else ""
     print_overview(args, world, model, autocast_dtype(args, world), train_set, test_set, place)
     try:
+        settings = vars(args) | versions() | {"hardware": device_name(world.device), "date": f"{date.today()}"}
         if trainer is None:
-            evaluate_checkpoint(args, world, model, saved, test_set)
+            scores = evaluate_checkpoint(args, world, model, saved, test_set)
+            if keeps:
+                write_scores(Path(args.output_dir), scores, settings)
         elif args.check:
             check(trainer)
         elif trainer.state.epoch >= args.last_epoch:
             if world.is_main:
                 print(f"nothing left to train: the last epoch, {args.last_epoch - 1}, is done")
         else:
-            settings = vars(args) | versions() | {"hardware": device_name(world.device), "date": f"{date.today()}"}
             if keeps_log and args.log_wandb:
                 follow_with_wandb(args.wandb_project, settings)
             logbook = Logbook(Path(args.output_dir), settings, trainer.state.epoch) if keeps_log else None
             train(trainer, logbook)
     except (FloatingPointError, OSError) as error:
         fail(last_line(error), code=1, met_by="one")
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         less = "a smaller --batch-size, with --grad-accum-steps, or --grad-checkpointing needs less"
         fail(f"{last_line(error)} ({less})", code=1, met_by="one")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU or the machine has too little memory: PyTorch has no kind of error for the latter."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def last_line(error: Exception) -> str:
@@ -260,6 +272,7 @@ def build_state(
             state.load_state_dict(saved)
             changed = changed_settings(saved.get("settings", {}), vars(args)) + changed_images(saved, state.images)
             go_on(args, state, changed)
+            check_steps(args, state, train_set, world)
         except ValueError as error:
             raise ValueError(f"--resume {args.resume}: {error}") from error
     elif state.epoch:
@@ -290,6 +303,14 @@ def go_on(args: argparse.Namespace, state: TrainingState, changed: list[str]) ->
         state.sums = EpochSums()  # the batches that are left of the epoch are others now
 
 
+def check_steps(args: argparse.Namespace, state: TrainingState, train_set: Dataset, world: World) -> None:
+    """See that the epoch to go on with has the steps that are done; ValueError where it has fewer now."""
+    if state.sums.steps and not isinstance(train_set, IterableDataset):
+        steps = steps_per_epoch(train_set, args, world)
+        if state.sums.steps > steps:
+            raise ValueError(f"{state.sums.steps} steps of its epoch are done, which has {steps} now")
+
+
 def build_optimizer(args: argparse.Namespace, model: VisionMamba) -> torch.optim.Optimizer:
     """The optimizer that flags ask for, which spares from weight decay what the model says."""
     own = {"betas": tuple(args.opt_betas)} if args.opt_betas else {}
@@ -310,19 +331,25 @@ def build_optimizer(args: argparse.Namespace, model: VisionMamba) -> torch.optim
         raise ValueError(f"--opt {args.opt}: {str(error) or type(error).__name__}") from error
 
 
-def evaluate_checkpoint(args: argparse.Namespace, world: World, model: VisionMamba, saved: dict, test_set) -> None:
-    """Evaluate a checkpoint's weights, and their average where it holds one."""
+def evaluate_checkpoint(
+    args: argparse.Namespace, world: World, model: VisionMamba, saved: dict, test_set: Dataset
+) -> dict[str, dict[str, float]]:
+    """Evaluate a checkpoint's weights, and their average where it holds one; scores by what they are called."""
     loader, dtype = test_loader(test_set, args, world), autocast_dtype(args, world)
+    classify = torch.compile(model, fullgraph=True) if args.compile else model
+    scores = {}
 
     def report(name: str) -> None:
-        scores = evaluate(model, loader, world, autocast=dtype, shared_out=shared_out(test_set, args), label=name)
+        found = evaluate(classify, loader, world, autocast=dtype, shared_out=shared_out(test_set, args), label=name)
+        scores[name] = found
         if world.is_main:
-            print(describe_evaluation(name, scores))
+            print(describe_evaluation(name, found))
 
     report("model")
     if args.model_ema and saved.get("model_ema") is not None:
         model.load_state_dict(saved["model_ema"])
         report("EMA")
+    return scores
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import datasets
 import fusion
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training import checkpoint
+from training.entries import KINDS, check_entries
+from training.options import RUN_SETTINGS, get_args_parser, parse_over
 from training.results import find_runs, read_log
 
 FUZZ = settings(
@@ -148,6 +150,25 @@ def test_files_of_runs(tmp_path, content):
 
 
 # Checkpoints
+
+PARSER = get_args_parser()
+TAKEN = [name for group in RUN_SETTINGS.values() for name in group]
+
+
+@FUZZ
+@given(st.dictionaries(st.sampled_from(TAKEN), JSON, max_size=3))
+def test_settings_of_a_checkpoint(found):
+    args = read_or_refused(lambda: parse_over(PARSER, [], found))
+    if args is not None:
+        assert args.fusion_strategy == str(found.get("fusion_strategy", "no"))
+
+
+@FUZZ
+@given(st.dictionaries(st.sampled_from([*KINDS]), JSON, max_size=3))
+def test_entries_of_a_checkpoint(found):
+    if read_or_refused(lambda: check_entries(found) or True):
+        assert found.get("epoch", 0) >= 0
+
 
 MODEL = VisionMamba(img_size=8, patch_size=4, embed_dim=16, depth=1, num_classes=2)
 WEIGHTS = MODEL.state_dict()

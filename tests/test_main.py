@@ -579,6 +579,10 @@ def test_hyperparameters_are_those_given_now(run, tmp_path, monkeypatch):
     assert {group["weight_decay"] for group in groups} == {0, 0.7}
     assert {(group["eps"], group["betas"], group["lr"]) for group in groups} == {(0.3, (0.1, 0.2), 0.5)}
     assert states[0].optimizer.state  # what the optimizer gathered is there
+    for regrouped in (("--weight-decay", 0), ("--layer-decay", 0.5)):
+        run(*flags, *regrouped, "--output_dir", tmp_path, "--resume", tmp_path / "checkpoint.pth")
+        gathered = states[-1].optimizer.state
+        assert all(parameter in gathered for parameter in states[-1].model.parameters())
 
 
 @pytest.mark.parametrize("flags", [("--resume", "{}/checkpoint.pth"), ("--start_epoch", 2), ("--start_epoch", 9)])
@@ -1063,9 +1067,18 @@ def test_a_checkpoint_that_cannot_be_continued(run, error, tmp_path):
     assert "was trained on (4, 4) patches and can't be continued on (8, 8)" in complaint
     run("--eval", "--input-size", 16, "--resume", path)
     whole = torch.load(path, weights_only=True)
-    for broken in ({"optimizer": None}, {"optimizer": {}}, {"epoch": "x"}, {"grid_size": (9, 9)}):
+    for broken in (
+        {"optimizer": None},
+        {"optimizer": {}},
+        {"epoch": "x"},
+        {"epoch": -5},
+        {"grid_size": (9, 9)},
+        {"grid_size": None},
+        {"sums": whole["sums"] | {"steps": 10**6}},
+    ):
         torch.save(whole | broken, path)
         assert "checkpoint.pth" in error("--resume", path) or "grid_size" in broken
+    assert "1000000 steps of its epoch are done, which has 2 now" in error("--resume", path)
     torch.save({name: value for name, value in whole.items() if name != "best_acc1"}, path)
     assert "holds no best_acc1" in error("--resume", path)
 

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from training.entries import check_entries, is_plain_tensor, is_settings
+
 
 def save(path: Path, state: dict) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one.
@@ -60,13 +62,15 @@ def newest(output_dir: Path) -> tuple[str, dict | None]:
     for path in find(output_dir):
         try:
             saved = load(str(path), "--auto-resume")
+            check_entries(saved)
         except ValueError as error:
-            problems.append(error)
+            told = str(error)
+            problems.append(told if str(path) in told else f"--auto-resume {path}: {told}")
             continue
         if best[1] is None or progress(saved) > progress(best[1]):
             best = str(path), saved
     if problems and best[1] is None:
-        raise problems[0]
+        raise ValueError(problems[0])
     return best
 
 
@@ -102,8 +106,8 @@ def load(path: str, flag: str = "--resume") -> dict:
         state = {"model": state}
     for entry in ("model", "model_ema"):
         if not (_is_weights(state.get(entry)) or (entry == "model_ema" and state.get(entry) is None)):
-            raise ValueError(f"{flag} {path}: its {entry} is no table of names and tensors")
-    if not isinstance(state.get("settings", {}), dict):
+            raise ValueError(f"{flag} {path}: its {entry} is no table of names and tensors that hold numbers")
+    if not is_settings(state.get("settings", {})):
         raise ValueError(f"{flag} {path}: its settings are no table of names and values")
     if not _is_names(state.get("classes")):
         raise ValueError(f"{flag} {path}: its classes are no list of names")
@@ -120,7 +124,7 @@ def _is_weights(entry: object) -> bool:
     return (
         isinstance(entry, dict)
         and len(entry) > 0
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entry.items())
+        and all(isinstance(key, str) and is_plain_tensor(value) for key, value in entry.items())
     )
 
 
@@ -129,10 +133,11 @@ def _is_names(entry: object) -> bool:
 
 
 def check_fit(model: nn.Module, weights: dict[str, Tensor], what: str) -> None:
-    """Check that a state dict has exactly the model's keys and shapes.
+    """Check that a state dict has exactly the model's keys and shapes, and numbers of their kind.
 
     Raises:
-        ValueError: Keys are missing, unexpected or of another shape; one line says how many and which first, of what.
+        ValueError: Keys are missing, unexpected or of another shape or kind; one line says how many and which first, of
+            what.
     """
     own = model.state_dict()
     complaints = {
@@ -142,6 +147,11 @@ def check_fit(model: nn.Module, weights: dict[str, Tensor], what: str) -> None:
             f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
             for key in own
             if key in weights and weights[key].shape != own[key].shape
+        ],
+        "of another kind": [
+            f"{key} {weights[key].dtype} for {own[key].dtype}"
+            for key in own
+            if key in weights and weights[key].is_floating_point() != own[key].is_floating_point()
         ],
     }
     told = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in complaints.items() if keys]

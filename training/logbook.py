@@ -64,6 +64,25 @@ class Logbook:
         return [line[name] for line in self.epochs if isinstance(line.get(name), int | float)]
 
 
+def make_directory(output_dir: Path) -> None:
+    """Make a directory, with those above it; ValueError where it can't be written."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output_dir).close()
+    except OSError as error:
+        raise ValueError(f"--output_dir {output_dir}: can't be written ({error.strerror})") from None
+
+
+def write_scores(output_dir: Path, scores: dict[str, dict[str, float]], settings: dict) -> None:
+    """Write an evaluation into scores.json: scores by model or average, null if not finite, and what it evaluated."""
+    finite = {
+        name: {score: value if math.isfinite(value) else None for score, value in found.items()}
+        for name, found in scores.items()
+    }
+    text = json.dumps({"scores": finite, "settings": settings}, indent=2) + "\n"
+    replace_file(output_dir / "scores.json", lambda file: file.write(text.encode()))
+
+
 @contextmanager
 def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = False) -> Iterator[None]:
     """Make a run's output directory, or see that what is there is the run that goes on; nobody else runs in it then.
@@ -77,11 +96,7 @@ def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = Fals
         ValueError: The directory holds another run or one that can't go on, its log can't be read, another process
             runs in it, or it can't be written.
     """
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output_dir).close()
-    except OSError as error:
-        raise ValueError(f"--output_dir {output_dir}: can't be written ({error.strerror})") from None
+    make_directory(output_dir)
     with locked(output_dir):
         check_run(output_dir, resumed_from, auto_resume)
         yield

@@ -75,7 +75,7 @@ def taken_over(args: argparse.Namespace, said: set[str], settings: dict) -> dict
 
 def without_effect(args: argparse.Namespace, said: set[str]) -> set[str]:
     """Which methods of fusion would have no effect beside what a command line says itself, by their names in args."""
-    nothing_fuses = args.fusion_strategy == "no" and "fusion_strategy" in said
+    nothing_fuses = "fusion_strategy" in said and args.fusion_strategy == "no"
     if "fusion_plan" in said:
         nothing_fuses = not re.search("[1-9]", args.fusion_plan)
     if nothing_fuses:

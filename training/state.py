@@ -10,7 +10,9 @@ from torch import nn
 
 from fusion import CHOICES
 from models_mamba import VisionMamba
+from training.entries import check_entries
 from training.memory import MB
+from training.optimizer_state import load_optimizer, optimizer_state
 from training.steps import EpochSums
 
 PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
@@ -71,7 +73,7 @@ class TrainingState:
             "ema_steps": self.ema.steps if self.ema else 0,
             "grid_size": self.model.patch_embed.grid_size,
             "opt": self.opt,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, self.model),
             "scheduler": plateau_state(self.scheduler) if isinstance(self.scheduler, PlateauLRScheduler) else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "settings": self.settings,
@@ -86,12 +88,14 @@ class TrainingState:
         """Continue from a checkpoint; the model's own weights are loaded before, also for evaluation alone.
 
         Raises:
-            ValueError: The checkpoint holds weights only, or comes from another optimizer or grid of patches.
+            ValueError: The checkpoint holds weights only, comes from another optimizer or grid of patches, or
+                has entries of another kind.
         """
         optional = ("settings", "classes", "images", "sums")
         missing = [name for name in self.state_dict() if name not in saved and name not in optional]
         if missing:
             raise ValueError(f"holds no {', '.join(missing)}: evaluate it with --eval, it can't be continued")
+        check_entries(saved)
         if saved["opt"] != self.opt:
             raise ValueError(f"was trained by --opt {saved['opt']} and can't be continued by {self.opt}")
         grid = self.model.patch_embed.grid_size
@@ -99,11 +103,11 @@ class TrainingState:
             raise ValueError(f"was trained on {saved['grid_size']} patches and can't be continued on {grid}")
         try:
             self._load(saved)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"can't be continued ({error!r})") from error
 
     def _load(self, saved: dict) -> None:
-        load_optimizer(self.optimizer, saved["optimizer"])
+        load_optimizer(self.optimizer, saved["optimizer"], self.model)
         if self.scaler and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         if self.ema:
@@ -171,14 +175,6 @@ def changed_images(saved: dict, now: int) -> list[str]:
     return [f"the number of training images was {before} and is {now}"] if before != now else []
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Load what an optimizer has gathered, and keep its hyperparameters: those are the flags given now."""
-    given = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(saved)
-    for group, hyperparameters in zip(optimizer.param_groups, given, strict=True):
-        group.update(hyperparameters)
-
-
 def plateau_state(scheduler: PlateauLRScheduler) -> dict:
     """What the epoch doesn't tell, as for every other schedule: the best top-1, the epochs since, and the rates."""
     return {
@@ -189,7 +185,13 @@ def plateau_state(scheduler: PlateauLRScheduler) -> dict:
 
 
 def load_plateau(scheduler: PlateauLRScheduler, saved: dict) -> None:
-    """Go on from plateau_state, with patience, factor and least rate as they are given now."""
+    """Go on from plateau_state, with patience, factor and least rate as they are given now.
+
+    Raises:
+        ValueError: The rates are those of other groups of weights.
+    """
+    if len(saved["lr"]) != len(scheduler.optimizer.param_groups):
+        raise ValueError("under --sched plateau, --weight-decay and --layer-decay must group the weights as before")
     for name in PLATEAU_COUNTS:
         setattr(scheduler.lr_scheduler, name, saved["counts"][name])
     scheduler.restore_lr = saved["restore_lr"]

@@ -1,0 +1,83 @@
+"""--eval: what it takes from a checkpoint, how it computes, and what it leaves."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+import main
+import visualize
+
+FUSE = "--fusion-strategy all --fusion-token 1 --fusion-reduce prune --fusion-order concat".split()
+
+
+@pytest.fixture
+def pruning(trained, tmp_path):
+    """The checkpoint of a run that prunes."""
+    saved = torch.load(trained / "checkpoint.pth", weights_only=True)
+    chosen = dict(zip(("fusion_strategy", "fusion_token", "fusion_reduce", "fusion_order"), FUSE[1::2], strict=True))
+    saved["settings"] |= chosen | {"fusion_layer": None, "fusion_token": 1}
+    torch.save(saved, tmp_path / "x.pth")
+    return tmp_path / "x.pth"
+
+
+def evaluate(*flags):
+    main.main(["--eval", "--num_workers", "0", *map(str, flags)])
+
+
+@pytest.mark.parametrize("flags", ["--fusion-strategy no", "--fusion-plan 0,0,0,0,0,0", "--fusion-average size"])
+def test_fusion_that_conflicts_is_not_taken_over(pruning, tmp_path, capsys, flags):
+    evaluate("--resume", pruning, *flags.split())
+    out = capsys.readouterr().out
+    assert ("17 17 17 17 17 17 17" if "size" not in flags else "17 16 15 14 13 12 11") in out
+    if "strategy" in flags:
+        visualize.main(["--resume", str(pruning), "--images", "2", "--output_dir", str(tmp_path), *flags.split()])
+        assert (tmp_path / "tokens.png").exists()
+
+
+def test_scores_go_to_the_output_directory(trained, tmp_path, capsys):
+    evaluate("--resume", trained / "checkpoint.pth", "--output_dir", tmp_path / "new" / "scores")
+    printed = re.search(r"model: top-1 (\S+) %, top-5 (\S+) %, loss (\S+),", capsys.readouterr().out).groups()
+    found = json.loads((tmp_path / "new" / "scores" / "scores.json").read_text())
+    scores = found["scores"]["model"]
+    assert (f"{scores['acc1']:.2f}", f"{scores['acc5']:.2f}", f"{scores['loss']:.4f}") == printed
+    assert found["settings"]["resume"] == str(trained / "checkpoint.pth")
+    assert found["settings"]["token_counts"] == [17, 17, 17, 17, 15, 13, 11]
+
+
+def test_a_runs_own_directory_gets_nothing_but_scores(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    evaluate("--resume", run / "checkpoint.pth")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    evaluate("--resume", run / "checkpoint.pth", "--output_dir", run)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.name != "scores.json"} == before
+    assert (run / "scores.json").exists()
+
+
+def test_a_place_for_scores_that_can_not_be_written_is_refused_first(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(main, "evaluate", lambda *args, **kwargs: pytest.fail("it was evaluated"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        evaluate("--resume", trained / "checkpoint.pth", "--output_dir", tmp_path / "file" / "out")
+    assert "can't be written" in capsys.readouterr().err
+
+
+def test_a_compiled_model_is_evaluated(trained, capsys, monkeypatch):
+    """Without the last stage, which writes C++ and takes minutes."""
+    compile_, compiled = torch.compile, []
+
+    def spy(model, **kwargs):
+        compiled.append(kwargs)
+        return compile_(model, backend="aot_eager", **kwargs)
+
+    monkeypatch.setattr(torch, "compile", spy)
+    outs = []
+    for flags in ((), ("--compile",)):
+        evaluate("--resume", trained / "checkpoint.pth", *flags)
+        outs.append(re.search(r"model: (top-1 .*, loss \S+),", capsys.readouterr().out).group(1))
+    assert outs[0] == outs[1]
+    assert compiled == [{"fullgraph": True}]
