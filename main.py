@@ -76,6 +76,8 @@ def train_or_evaluate(argv: list[str] | None, held: ExitStack) -> None:
         keeps = args.output_dir and world.is_main
         keeps_log = keeps and not args.eval
         args.processes = world.size
+        if args.resume and saved is None:
+            saved = checkpoint.load(args.resume)
         if keeps_log:
             if args.check:
                 held.enter_context(leaving_no_directory(Path(args.output_dir)))
@@ -84,8 +86,6 @@ def train_or_evaluate(argv: list[str] | None, held: ExitStack) -> None:
             make_directory(Path(args.output_dir))
         if args.auto_resume:
             args.resume, saved = checkpoint.newest(Path(args.output_dir))
-        elif args.resume and saved is None:
-            saved = checkpoint.load(args.resume)
         train_set, test_set, classes = build_data(args, world, saved)
         model.reset_classifier(args.nb_classes)
         args.flops = fusion.flops(model)
