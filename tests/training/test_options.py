@@ -320,7 +320,7 @@ def test_a_file_of_flags_and_flags_on_top(tmp_path):
         ("fusion-plan: [[1, 2], 3]", "run.yaml: fusion-plan: is a value or a list"),
         ("batch-size: {a: 1}", "run.yaml: batch-size: is a value or a list"),
         ("no_amp: [true]", "run.yaml: no_amp: is true or false"),
-        ("opt-betas: &a [*a]", "run.yaml: opt-betas: is a value or a list"),
+        ("opt-betas: &a [*a]", "run.yaml: found unconstructable recursive node"),
         ("opt-betas: " + "[" * 5000, "run.yaml: its lists are too deep"),
         ("if_amp: true\nno_amp: true", "not allowed with"),
     ],
