@@ -45,6 +45,12 @@ def _are_sums(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values())) and _is_count(value.get("steps", 0))
 
 
+def _is_groups(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(group, list) and all(isinstance(name, str) for name in group) for group in value
+    )
+
+
 def _is_state(value: object) -> bool:
     return isinstance(value, dict) and all(is_plain_tensor(leaf) for leaf in _leaves(value) if isinstance(leaf, Tensor))
 
@@ -66,6 +72,7 @@ KINDS = {
     "grid_size": (_is_grid, "a number of rows and columns"),
     "opt": (lambda value: isinstance(value, str), "a name"),
     "optimizer": (_is_state, "the state of an optimizer"),
+    "optimizer_names": (_is_groups, "names of weights by groups"),
     "scheduler": (lambda value: value is None or _is_state(value), "the state of a scheduler"),
     "scaler": (lambda value: value is None or _is_state(value), "the state of a scaler"),
 }

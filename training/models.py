@@ -40,8 +40,8 @@ def build_model(args: argparse.Namespace, **options) -> VisionMamba:
     except (RuntimeError, TypeError, MemoryError) as error:  # the ways in which a size is too large
         if not args.input_size:
             raise
-        height, width = args.input_size
-        raise ValueError(f"--input-size {height} {width}: no model for such images can be made ({error})") from error
+        (height, width), reason = args.input_size, str(error).partition("\n")[0][:200]
+        raise ValueError(f"--input-size {height} {width}: no model for such images can be made ({reason})") from error
     args.input_size = model.patch_embed.img_size
     return model
 

@@ -12,7 +12,7 @@ from fusion import CHOICES
 from models_mamba import VisionMamba
 from training.entries import check_entries
 from training.memory import MB
-from training.optimizer_state import load_optimizer, optimizer_state
+from training.optimizer_state import group_names, load_optimizer
 from training.steps import EpochSums
 
 PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
@@ -73,7 +73,8 @@ class TrainingState:
             "ema_steps": self.ema.steps if self.ema else 0,
             "grid_size": self.model.patch_embed.grid_size,
             "opt": self.opt,
-            "optimizer": optimizer_state(self.optimizer, self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "optimizer_names": group_names(self.optimizer, self.model),
             "scheduler": plateau_state(self.scheduler) if isinstance(self.scheduler, PlateauLRScheduler) else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "settings": self.settings,
@@ -91,7 +92,7 @@ class TrainingState:
             ValueError: The checkpoint holds weights only, comes from another optimizer or grid of patches, or
                 has entries of another kind.
         """
-        optional = ("settings", "classes", "images", "sums")
+        optional = ("settings", "classes", "images", "sums", "optimizer_names")
         missing = [name for name in self.state_dict() if name not in saved and name not in optional]
         if missing:
             raise ValueError(f"holds no {', '.join(missing)}: evaluate it with --eval, it can't be continued")
@@ -107,7 +108,8 @@ class TrainingState:
             raise ValueError(f"can't be continued ({error!r})") from error
 
     def _load(self, saved: dict) -> None:
-        load_optimizer(self.optimizer, saved["optimizer"], self.model)
+        names = group_names(self.optimizer, self.model)
+        load_optimizer(self.optimizer, saved["optimizer"], names, saved.get("optimizer_names"))
         if self.scaler and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         if self.ema:

@@ -17,6 +17,7 @@ GOOD = {
     "grid_size": (4, 4),
     "opt": "adamw",
     "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+    "optimizer_names": [["weight"], []],
     "scheduler": None,
     "scaler": {"scale": 2.0},
 }
@@ -30,6 +31,8 @@ BAD = [
     ("optimizer", [1]),
     ("optimizer", {"state": {0: {"exp_avg": torch.zeros(3).to_sparse()}}}),
     ("optimizer", {"state": {0: {"exp_avg": torch.zeros(3, device="meta")}}}),
+    ("optimizer_names", ["weight"]),
+    ("optimizer_names", [[1]]),
     ("scheduler", 1),
     ("scaler", "x"),
 ]
