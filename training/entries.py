@@ -66,6 +66,7 @@ def _leaves(value: object, depth: int = 0) -> Iterator[object]:
 
 KINDS = {
     "epoch": (_is_count, "a number of epochs"),
+    "images": (_is_count, "a number of images"),
     "sums": (_are_sums, "what an epoch sums up"),
     "best_acc1": (_is_number, "a number"),
     "ema_steps": (_is_count, "a number of steps"),
