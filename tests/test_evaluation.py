@@ -34,7 +34,7 @@ def test_fusion_that_conflicts_is_not_taken_over(pruning, tmp_path, capsys, flag
     assert ("17 17 17 17 17 17 17" if "size" not in flags else "17 16 15 14 13 12 11") in out
     if "strategy" in flags:
         visualize.main(["--resume", str(pruning), "--images", "2", "--output_dir", str(tmp_path), *flags.split()])
-        assert (tmp_path / "tokens.png").exists()
+        assert (tmp_path / "similarity.png").exists()
 
 
 def test_scores_go_to_the_output_directory(trained, tmp_path, capsys):

@@ -158,8 +158,8 @@ def describe_epoch(record: dict, last_epoch: int, best_acc1: float, seconds_left
 
 
 def describe_end(records: list[dict], output_dir: str) -> str:
-    """One line for a finished run, by the records of its epochs."""
-    best = max(records, key=lambda record: record["test_acc1"])
+    """One line for a finished run, by the records of its epochs; those of an older run may lack a score."""
+    best = max((record for record in records if "test_acc1" in record), key=lambda record: record["test_acc1"])
     return (
         f"done: {counted(len(records), 'epoch')} in {clock(sum(map(seconds, records)))}; "
         f"best top-1 {best['test_acc1']:.2f} % in epoch {best['epoch']}; "

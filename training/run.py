@@ -32,7 +32,6 @@ from training.objectives import Classification, Cosub, Distillation, Objective
 from training.overview import describe_end, describe_epoch
 from training.pace import seconds_left
 from training.randomness import SeededImages, seed_all
-from training.results import read_log
 from training.samplers import TrainSampler
 from training.state import TrainingState
 from training.steps import BadSteps, EpochSums
@@ -145,7 +144,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
                 print(describe_epoch(record, args.last_epoch, state.best_acc1, left), flush=True)
     if logbook:
         logbook.finish()
-        records = read_log(logbook.log)  # also of those before an interruption
+        records = logbook.epochs  # also those before an interruption
     if world.is_main:
         print(describe_end(records, args.output_dir))
 
