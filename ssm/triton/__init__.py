@@ -90,6 +90,7 @@ def selective_scan_forward(
     *,
     reverse: bool,
     out: Tensor | None = None,
+    keep: bool = True,
     lean: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The primitive of ssm.backends; nothing need be saved beside the inputs."""

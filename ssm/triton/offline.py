@@ -1,16 +1,37 @@
 """Compile kernels without a GPU, and read from the machine code what they need."""
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+class Needs(NamedTuple):
+    """What a compiled kernel needs.
+
+    Attributes:
+        registers: Of a thread.
+        shared: Bytes of shared memory of a program.
+        spilled: Instructions that move registers to memory and back because there were too few.
+        issued: Instructions of a warp in its loop over tokens, or in all where there is no loop.
+        special: Those of them for exponentials and reciprocals, of which a GPU makes 16 a clock where it makes 128
+            products.
+    """
+
+    registers: int
+    shared: int
+    spilled: int
+    issued: int
+    special: int
 
 
 class _NoGPU:
@@ -34,7 +55,7 @@ def compiling_for(capability: int) -> Iterator[list]:
     """Inside, every launch compiles its kernel for a GPU (80: A100, 90: H100 and H200) and runs nothing.
 
     Yields:
-        A list that gets every kernel that is launched, in this order.
+        A list that gets every kernel that is launched, in this order: the same object if it was compiled before.
     """
     run, active, launched = JITFunction.run, triton.runtime.driver._active, []
 
@@ -52,8 +73,24 @@ def compiling_for(capability: int) -> Iterator[list]:
         triton.runtime.driver._active = active
 
 
-def tool(name, kernel, *options):
+def needs(kernel) -> Needs:
+    """Read the machine code of a compiled kernel, by the tool that comes with Triton."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        return subprocess.run([BINARIES / name, *options, file.name], check=True, capture_output=True, text=True).stdout
+        command = [CUOBJDUMP, "-res-usage", "-sass", file.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    registers = int(re.search(r"\bREG:(\d+)", text).group(1))
+    code = [(int(at, 16), what) for at, what in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", text)]
+    spilled = sum(bool(re.search(r"\b(LDL|STL)\b", what)) for _, what in code)
+    loop = [what for what in _longest_loop(code) if "NOP" not in what]
+    return Needs(registers, kernel.metadata.shared, spilled, len(loop), sum("MUFU" in what for what in loop))
+
+
+def _longest_loop(code: list[tuple[int, str]]) -> list[str]:
+    """The instructions between a branch back and where it leads; all before the end where there is no such branch."""
+    branches = [(at, re.search(r"\bBRA\b.*0x([0-9a-f]+)", what)) for at, what in code]
+    loops = [(int(to.group(1), 16), at) for at, to in branches if to and int(to.group(1), 16) < at]
+    end = next(at for at, what in code if "EXIT" in what and not what.startswith("@"))
+    first, last = max(loops, key=lambda loop: loop[1] - loop[0], default=(0, end))
+    return [what for at, what in code if first <= at <= last]
