@@ -4,12 +4,13 @@ import argparse
 import platform
 import shutil
 import time
+from pathlib import Path
 from statistics import median
 
 import torch
 
 import ssm
-from ssm import cuda, reference
+from ssm import cuda, reference, speed
 from ssm.backends import BACKENDS
 
 SMALL = {"B": 2, "L": 65, "D": 96, "N": 16}  # of which errors are taken, in fp64
@@ -105,11 +106,19 @@ def report(shape: dict, rounds: int) -> list[str]:
         else:
             found |= {(name, device): exactness(name, device) for device in devices(name)}
     times = in_turn([contender for contender, (_, works) in found.items() if works], shape, rounds)
-    lines = []
+    kept, lines = keep(times), []
     for (name, device), (text, works) in found.items():
-        speed = f", {1000 * times[name, device]:.2f} ms" if works else ""
-        lines.append(f"  {name:<10} {device:<5} {text}{speed}")
+        took = f", {1000 * times[name, device]:.2f} ms" if works else ""
+        lines.append(f"  {name:<10} {device:<5} {text}{took}")
+    if kept:
+        lines.append(f"kept in {kept}: on this GPU, with these versions, auto takes the fastest")
     return lines
+
+
+def keep(times: dict[tuple[str, str], float]) -> Path | None:
+    """Keep the times of a GPU's own backends, by which `auto` chooses from then on; the file, if there are any."""
+    on_gpu = {name: 1000 * took for (name, device), took in times.items() if device == "cuda" and name != "reference"}
+    return speed.remember(on_gpu) if on_gpu else None
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -117,7 +126,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m ssm", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--batch", type=positive, default=8, metavar="B", help="sequences of the scan that is timed")
+    batch = 128 if torch.cuda.is_available() else 8
+    parser.add_argument(
+        "--batch", type=positive, default=batch, metavar="B", help="sequences of the scan that is timed"
+    )
     parser.add_argument("--length", type=positive, default=197, metavar="L", help="tokens of each")
     parser.add_argument("--channels", type=positive, default=384, metavar="D", help="channels of each token")
     parser.add_argument("--states", type=positive, default=16, metavar="N", help="states of each channel")
@@ -146,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     for device in filter(runs_on, DEVICES):
         name, reason = ssm.pick(device)
         print(f"auto on {device}: {name} ({reason})")
+    print("cpu needs g++ and ninja; triton, for GPUs, PyTorch's CUDA wheel and gcc; cuda vim_requirements_cuda.txt, or")
+    print("VIM_HUB_KERNELS=1 with Hugging Face's kernels (downloads). docs/gpu.md says more about GPUs.")
 
 
 def _text(shape: dict) -> str:

@@ -24,11 +24,11 @@ def remember(milliseconds: dict[str, float]) -> Path:
 def fastest(names: list[str]) -> tuple[str, str]:
     """The fastest of these backends and why; the first, where they have not been measured with what is installed."""
     times = {name: ms for name, ms in _remembered().items() if name in names}
-    if len(times) < len(names):
+    if not times:
         return names[0], "needs PyTorch alone; python -m ssm measures whether another is faster"
     best = min(times, key=times.get)
-    others = ", ".join(f"{name} {ms:.2f}" for name, ms in times.items() if name != best)
-    return best, f"{times[best]:.2f} ms where others took: {others}"
+    others = [f"{name} {f'took {times[name]:.2f}' if name in times else 'failed'}" for name in names if name != best]
+    return best, f"{times[best]:.2f} ms as python -m ssm measured, where {', '.join(others)}"
 
 
 @cache

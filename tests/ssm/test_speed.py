@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ssm
+import ssm.__main__ as program
 from ssm import cuda, speed, triton
 
 
@@ -33,9 +34,22 @@ def test_triton_where_nothing_was_measured(both):
 def test_the_faster_of_two(both, times, name):
     speed.remember(dict(zip(("triton", "cuda"), times, strict=True)))
     assert ssm.pick("cuda").name == name
-    assert "0.20 ms where others took" in ssm.pick("cuda").reason
+    assert "0.20 ms as python -m ssm measured, where" in ssm.pick("cuda").reason
+    assert "took 0.30" in ssm.pick("cuda").reason
     with ssm.use_backend("triton"):
         assert ssm.pick("cuda") == ("triton", "as asked for")
+
+
+def test_what_failed_when_it_was_measured(both):
+    speed.remember({"cuda": 0.2})
+    assert ssm.pick("cuda") == ("cuda", "0.20 ms as python -m ssm measured, where triton failed")
+
+
+def test_the_report_keeps_what_it_measured_on_a_gpu(monkeypatch):
+    times = {("triton", "cuda"): 3e-4, ("cuda", "cuda"): 2e-4, ("reference", "cuda"): 1e-4, ("triton", "cpu"): 9.0}
+    kept = json.loads(program.keep(times).read_text())["milliseconds"]
+    assert kept == pytest.approx({"triton": 0.3, "cuda": 0.2})
+    assert program.keep({("cpu", "cpu"): 1.0}) is None
 
 
 def test_only_what_can_run_counts(both, monkeypatch):
