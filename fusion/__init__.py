@@ -6,6 +6,7 @@
 how they fuse. `trace` looks on, `flops` counts what is left to compute.
 """
 
+from fusion.backends import BACKENDS, backend, use_backend
 from fusion.cost import cost, flops
 from fusion.injection import TokenFusion, inject
 from fusion.matching import Matching, match
@@ -15,6 +16,7 @@ from fusion.plans import SCHEDULES, STRATEGIES, format_counts, largest, parse_pl
 from fusion.tracing import Trace, redundancy, similarity, trace
 
 __all__ = [
+    "BACKENDS",
     "CHOICES",
     "SCHEDULES",
     "STRATEGIES",
@@ -22,6 +24,7 @@ __all__ = [
     "Method",
     "TokenFusion",
     "Trace",
+    "backend",
     "cost",
     "flops",
     "format_counts",
@@ -36,4 +39,5 @@ __all__ = [
     "token_counts",
     "total_to_keep",
     "trace",
+    "use_backend",
 ]

@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from fusion.injection import TokenFusion
+from fusion.injection import check_plan, injected_plan
 
 
 def cost(model: nn.Module) -> dict[str, int]:
@@ -22,18 +22,23 @@ def cost(model: nn.Module) -> dict[str, int]:
 
     Exponentials and other activations, norms, sums and the averaging of fused tokens are not counted. Vim-Ti at 224
     pixels without fusion comes to 1.5 G, as in the literature.
+
+    Raises:
+        ValueError: the model's images became too small for the plan that was injected.
     """
+    plan = injected_plan(model)
+    check_plan(plan, len(plan), model.patch_embed.num_patches)
     parts = dict.fromkeys(("embedding", "products", "convolution", "scan", "matching", "head"), 0)
     weight = model.patch_embed.proj.weight
     parts["embedding"] = model.patch_embed.num_patches * weight.numel()
     length = model.pos_embed.shape[1]
-    for block in model.layers:
+    for block, r in zip(model.layers, plan, strict=True):
         _add_mixer(parts, block.mixer, length)
-        if isinstance(block.fusion, TokenFusion):
+        if r:
             patches = length - model.num_prefix_tokens
             if block.fusion.method.match == "similar":
                 parts["matching"] += math.ceil(patches / 2) * (patches // 2) * model.embed_dim
-            length -= block.fusion.r
+            length -= r
     read = {"max": length - model.num_prefix_tokens, "": length}.get(model.global_pool, 1)
     parts["head"] = read * model.embed_dim * model.num_classes
     return parts

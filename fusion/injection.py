@@ -27,29 +27,35 @@ class TokenFusion(nn.Module):
         self.observe: Callable[[Matching], None] | None = None
 
     def forward(self, tokens: NamedTuple) -> NamedTuple:
+        self._check(tokens)
         matching = match(self._metric(tokens), self.r, tokens.cls_index, self.method)
         if self.observe:
             self.observe(matching)
-        prune = self.method.reduce == "prune"
+        hidden, residual, size = self._reduce(matching, tokens)
         return tokens._replace(
-            hidden=self._reduce(matching, tokens.hidden, tokens.size),
-            residual=self._reduce(matching, tokens.residual, tokens.size),
+            hidden=hidden,
+            residual=residual,
             cls_index=matching.cls_index,
-            size=matching.prune(tokens.size) if prune else matching.group_sum(tokens.size),
+            size=size,
             source=None if tokens.source is None else matching.index.gather(1, tokens.source),
         )
+
+    def _check(self, tokens: NamedTuple) -> None:
+        """Refuse to fuse fewer tokens than planned; ValueError."""
+        patches = tokens.hidden.shape[1] - tokens.cls_index.shape[1]
+        if self.r > patches // 2:
+            raise ValueError(_too_many("this layer", patches, self.r) + ": inject a plan for images of this size")
 
     def _metric(self, tokens: NamedTuple) -> Tensor:
         if self.method.metric == "input":
             return tokens.residual + tokens.hidden
         return getattr(tokens, self.method.metric)
 
-    def _reduce(self, matching: Matching, x: Tensor, size: Tensor) -> Tensor:
+    def _reduce(self, matching: Matching, tokens: NamedTuple) -> tuple[Tensor, Tensor, Tensor]:
+        parts = tokens.hidden, tokens.residual, tokens.size
         if self.method.reduce == "prune":
-            return matching.prune(x)
-        if self.method.average == "size":
-            return matching.merge(x, size)[0]
-        return matching.merge(x)
+            return tuple(matching.prune(part) for part in parts)
+        return matching.merge_both(*parts, by_size=self.method.average == "size")
 
     def extra_repr(self) -> str:
         changed = {name: choice for name, choice in vars(self.method).items() if choice != CHOICES[name][0]}
@@ -70,18 +76,27 @@ def inject(model: nn.Module, plan: Sequence[int], method: Method = Method()) -> 
         ValueError: the plan does not fit the model: too long or short, negative, or more tokens in one layer than
             half of those there. The model is then left as it was.
     """
-    _check(plan, len(model.layers), model.patch_embed.num_patches)
+    check_plan(plan, len(model.layers), model.patch_embed.num_patches)
     for block, r in zip(model.layers, plan, strict=True):
         block.fusion = TokenFusion(r, method) if r > 0 else nn.Identity()
 
 
-def _check(plan: Sequence[int], depth: int, patches: int) -> None:
+def injected_plan(model: nn.Module) -> tuple[int, ...]:
+    """The plan that a model follows, zeros if it fuses nothing."""
+    return tuple(block.fusion.r if isinstance(block.fusion, TokenFusion) else 0 for block in model.layers)
+
+
+def check_plan(plan: Sequence[int], depth: int, patches: int) -> None:
+    """Raise ValueError for a plan that does not fit a model of so many layers and patches."""
     if len(plan) != depth:
         raise ValueError(f"the fusion plan has length {len(plan)}, the model depth {depth}")
     for layer, r in enumerate(plan):
         if not isinstance(r, int) or r < 0:
             raise ValueError(f"the fusion plan must hold ints of at least 0, not {r!r} (layer {layer})")
         if r > patches // 2:
-            has = f"{patches} patch token{'' if patches == 1 else 's'}"
-            raise ValueError(f"layer {layer} has {has} and can fuse at most {patches // 2}, not {r}")
+            raise ValueError(_too_many(f"layer {layer}", patches, r))
         patches -= r
+
+
+def _too_many(layer: str, patches: int, r: int) -> str:
+    return f"{layer} has {patches} patch token{'' if patches == 1 else 's'} and can fuse at most {patches // 2}, not {r}"

@@ -5,12 +5,14 @@ state space model: survivors keep their order, because a scan reads a sequence, 
 they stand.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fusion.backends import in_one_operation
 from fusion.method import Method
 
 
@@ -26,7 +28,6 @@ class Matching:
         index: [B, L], for every token its position after merging; a source has its target's.
         cls_index: [B, K], the class tokens' positions after merging, or None.
         count: [B, L - r], how many tokens went into each of the merged ones.
-        rows: what `GroupSum` takes beside the tokens; computed once for all that is merged.
     """
 
     source: Tensor
@@ -35,10 +36,18 @@ class Matching:
     index: Tensor
     cls_index: Tensor | None
     count: Tensor
-    rows: tuple[Tensor, Tensor, Tensor, Tensor] = field(repr=False)
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `GroupSum` takes beside the tokens; computed once for all that is merged."""
+        L, left = self.index.shape[1], self.keep.shape[1]
+        target = self.index.gather(1, self.target)
+        return _rows(self.keep, L), _rows(self.source, L), _rows(target, left), _rows(self.index, left)
 
     def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Replace every target by the mean of itself and its sources. The other survivors do not change by a bit.
+
+        Means are computed in fp32 or better: in fp16 the sum of a few tokens could already overflow.
 
         Args:
             x: [B, L, C].
@@ -47,11 +56,33 @@ class Matching:
         Returns:
             [B, L - r, C]; with `size` given, that and the summed sizes [B, L - r].
         """
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if size is None:
-            return self.group_sum(x) / self.count.unsqueeze(-1)
+            return (self.group_sum(wide) / self.count.unsqueeze(-1)).to(x.dtype)
         total = self.group_sum(size)
         share = size / total.gather(1, self.index)  # exactly 1 for a token that fuses with no other
-        return self.group_sum(x * share.unsqueeze(-1).to(x.dtype)), total
+        return self.group_sum(wide * share.unsqueeze(-1).to(wide.dtype)).to(x.dtype), total
+
+    def merge_both(
+        self, hidden: Tensor, residual: Tensor, size: Tensor, by_size: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Merge two tensors of tokens, and sum their sizes: in one operation where there is one.
+
+        Args:
+            hidden: [B, L, C].
+            residual: [B, L, C].
+            size: [B, L], the patches that each token stands for.
+            by_size: Weigh tokens in the means by it.
+
+        Returns:
+            Both [B, L - r, C], and the summed sizes [B, L - r].
+        """
+        exact = size.dtype in (torch.float32, torch.float64) and not size.requires_grad
+        if exact and in_one_operation(hidden, residual, size):
+            return torch.ops.vim.merge(hidden, residual, size, self.keep, self.source, self.index, by_size)
+        if by_size:
+            return self.merge(hidden, size)[0], *self.merge(residual, size)
+        return self.merge(hidden), self.merge(residual), self.group_sum(size)
 
     def prune(self, x: Tensor) -> Tensor:
         """Drop the sources and leave the survivors as they are: [B, L, ...] -> [B, L - r, ...]."""
@@ -111,6 +142,9 @@ def match(metric: Tensor, r: int, cls_index: Tensor | None = None, method: Metho
     B, L, _ = metric.shape
     protected = torch.empty(B, 0, dtype=torch.long, device=metric.device) if cls_index is None else cls_index
     r = min(r, (L - protected.shape[1]) // 2)
+    if r and method.is_default_matching and in_one_operation(metric):
+        source, target, keep, index, classes, count = torch.ops.vim.match(metric, protected, r)
+        return Matching(source, target, keep, index, None if cls_index is None else classes, count)
     patches = positions_without(protected, L)
     a, b = patches[:, ::2], patches[:, 1::2]
     if r == 0:
@@ -126,9 +160,8 @@ def match(metric: Tensor, r: int, cls_index: Tensor | None = None, method: Metho
     target_index = index.gather(1, target)
     index.scatter_(1, source, target_index)
 
-    rows = (_rows(keep, L), _rows(source, L), _rows(target_index, L - r), _rows(index, L - r))
-    count = torch.ones_like(rows[0]).index_add_(0, rows[2], torch.ones_like(rows[2])).view_as(keep)
-    return Matching(source, target, keep, index, None if cls_index is None else index.gather(1, cls_index), count, rows)
+    count = torch.ones_like(keep).scatter_add_(1, target_index, torch.ones_like(target))
+    return Matching(source, target, keep, index, None if cls_index is None else index.gather(1, cls_index), count)
 
 
 def _similarity(metric: Tensor, a: Tensor, b: Tensor, method: Method) -> Tensor:
@@ -138,8 +171,9 @@ def _similarity(metric: Tensor, a: Tensor, b: Tensor, method: Method) -> Tensor:
     with torch.autocast(metric.device.type, enabled=False):
         metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
         if method.distance == "cosine":
-            unit = F.normalize(metric, dim=-1)
-            return _take(unit, a) @ _take(unit, b).mT
+            # How fp32 products round depends on the number of threads, and would decide between equally similar pairs.
+            unit = F.normalize(metric.double() if metric.is_cpu else metric, dim=-1)
+            return (_take(unit, a) @ _take(unit, b).mT).to(metric.dtype)
         norm = {"l1": 1.0, "l2": 2.0}[method.distance]
         # By products, as it would be for speed, the distance of two near tokens is lost to rounding.
         return -torch.cdist(_take(metric, a), _take(metric, b), norm, compute_mode="donot_use_mm_for_euclid_dist")

@@ -49,3 +49,8 @@ class Method:
             raise ValueError("--fusion-average size has no effect with --fusion-reduce prune, which averages nothing")
         if self.match == "random" and (self.metric, self.distance) != ("hidden", "cosine"):
             raise ValueError("--fusion-metric and --fusion-distance have no effect with --fusion-match random")
+
+    @property
+    def is_default_matching(self) -> bool:
+        """Whether the most similar pairs by the cosine fuse, and survivors keep their order."""
+        return (self.distance, self.order, self.match) == ("cosine", "keep", "similar")

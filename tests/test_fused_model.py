@@ -117,3 +117,16 @@ def test_fused_tokens_stay_fp32_in_the_residual_under_autocast():
             tokens = block(tokens)
     assert tokens.residual.dtype == torch.float32
     assert tokens.size.sum(1).tolist() == [17.0] * 3
+
+
+def test_a_plan_is_never_clipped_by_smaller_images():
+    model = build("all")
+    fusion.inject(model, (4, 3, 2, 1, 1, 1))  # 16 12 9 7 6 5 4
+    model.set_input_size(8)
+    with pytest.raises(ValueError, match="this layer has 4 patch tokens and can fuse at most 2, not 4"):
+        model(torch.randn(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="layer 0 has 4 patch tokens and can fuse at most 2, not 4"):
+        fusion.flops(model)
+    fusion.inject(model, (2, 1, 0, 0, 0, 0))
+    assert model(torch.randn(1, 3, 8, 8)).shape == (1, 5)
+    assert fusion.flops(model) > 0

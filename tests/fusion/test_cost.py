@@ -24,7 +24,8 @@ import ssm
 def test_products_are_those_that_run(options, plan):
     model = create_model("vim_pico_patch2_8", num_classes=7, **options).eval()
     fusion.inject(model, plan)
-    with ssm.use_backend("reference"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    reference = ssm.use_backend("reference"), fusion.backend("reference")
+    with reference[0], reference[1], torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.randn(1, 3, 8, 8))
     parts = fusion.cost(model)
     counted = parts["embedding"] + parts["products"] + parts["matching"] + parts["head"]

@@ -15,7 +15,8 @@ PROGRAM = "from ssm import cpu; print(cpu.unavailable()); import torch; print(ha
 PROCESSOR = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 EXACTNESS = """
 import pytest
-from ssm import build, cpu
+from native import build
+from ssm import cpu
 build.FLAGS = ["-O3", "-march={}", "-fopenmp"]
 assert cpu.unavailable() is None
 code = pytest.main(["-q", "tests/ssm/test_cpu.py", "-k", "exact or finite"])

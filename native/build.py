@@ -1,4 +1,4 @@
-"""Compile the C++ operations at their first use, into PyTorch's extension cache."""
+"""Compile a room's C++ operations at their first use, into PyTorch's extension cache."""
 
 import fcntl
 import hashlib
@@ -9,36 +9,42 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-SOURCES = Path(__file__).parent / "csrc"
 # No -ffast-math: it may fold away the rounding trick of the exponential.
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
 
 
-def load_library() -> None:
-    """Load the compiled operations as torch.ops.vim, compiling them first where no sound build is kept.
+def load_library(room: Path, what: str, flags: Sequence[str] = ()) -> None:
+    """Load the operations in a room's csrc/ into torch.ops.vim, compiling them first if no sound build is kept.
 
     Of several processes one compiles while the others wait.
+
+    Args:
+        room: The package's folder.
+        what: What it does, for messages: the C++ `what`.
+        flags: For its compiler, after FLAGS.
 
     Raises:
         RuntimeError: There is no compiler or it fails; one line says why.
     """
     try:
-        folder = cache_directory() / f"vim_ssm_{_fingerprint()}"
+        sources, flags = room / "csrc", [*FLAGS, *flags]
+        folder = cache_directory() / f"vim_{room.name}_{_fingerprint(sources, flags)}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_suffix(".lock")):
             library = folder / f"{folder.name}.so"
             if _is_sound(library):
                 torch.ops.load_library(library)
             else:
-                _compile(folder)
+                _compile(folder, sources, flags, what)
                 _checksum_file(library).write_text(_checksum(library))
     except OSError as error:
-        raise RuntimeError(f"the C++ scan can't be kept or loaded: {error}") from None
+        raise RuntimeError(f"the C++ {what} can't be kept or loaded: {error}") from None
 
 
 def cache_directory() -> Path:
@@ -47,13 +53,13 @@ def cache_directory() -> Path:
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or home / "torch_extensions")
 
 
-def _fingerprint() -> str:
+def _fingerprint(sources: Path, flags: Sequence[str]) -> str:
     """What a build depends on: sources, compiler flags, PyTorch and the processor's instructions."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     processor = [line for line in lines if line.startswith(("flags", "Features"))][:1] or [platform.processor()]
-    parts = [torch.__version__, platform.machine(), *processor, *FLAGS]
-    parts += [path.read_text() for path in sorted(SOURCES.iterdir())]
+    parts = [torch.__version__, platform.machine(), *processor, *flags]
+    parts += [path.read_text() for path in sorted(sources.iterdir())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -79,7 +85,7 @@ def _checksum(library: Path) -> str:
     return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
-def _compile(folder: Path) -> None:
+def _compile(folder: Path, sources: Path, flags: Sequence[str], what: str) -> None:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
     from torch.utils import cpp_extension
 
@@ -90,19 +96,19 @@ def _compile(folder: Path) -> None:
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}"
     if not shutil.which("ninja"):
         raise RuntimeError("no ninja: pip install ninja")
-    print("compiling the C++ scan, once for this machine (about 15 s) ...", file=sys.stderr, flush=True)
+    print(f"compiling the C++ {what}, once for this machine (about 15 s) ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)  # whatever an interrupted build left
     folder.mkdir()
     try:
         cpp_extension.load(
             name=folder.name,
-            sources=[str(path) for path in sorted(SOURCES.glob("*.cpp"))],
-            extra_cflags=FLAGS,
+            sources=[str(path) for path in sorted(sources.glob("*.cpp"))],
+            extra_cflags=flags,
             build_directory=str(folder),
             is_python_module=False,
         )
     except (RuntimeError, subprocess.CalledProcessError) as error:
         errors = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
-        raise RuntimeError(f"the C++ scan doesn't compile: {errors[-1].strip()}") from None
+        raise RuntimeError(f"the C++ {what} doesn't compile: {errors[-1].strip()}") from None
     print(f"compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

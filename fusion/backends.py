@@ -1,0 +1,49 @@
+"""Which implementation of matching and merging runs: PyTorch's operations, the definition, or one in C++ for CPUs."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fusion import cpu
+
+BACKENDS = ("auto", "reference", "cpu")
+_chosen = "auto"
+
+
+def use_backend(name: str) -> None:
+    """Choose the backend from now on: `auto` takes C++ where it is there, and the definition elsewhere.
+
+    Raises:
+        ValueError: An unknown name, or a backend that can't run here; says what would mend it.
+    """
+    global _chosen
+    if name not in BACKENDS:
+        raise ValueError(f"no fusion backend {name}: choose from {', '.join(BACKENDS)}")
+    if name == "cpu" and cpu.unavailable():
+        raise ValueError(f"the fusion backend cpu can't run here: {cpu.unavailable()}")
+    _chosen = name
+
+
+@contextmanager
+def backend(name: str):
+    """Choose the backend inside a `with` block only."""
+    before = _chosen
+    use_backend(name)
+    try:
+        yield
+    finally:
+        use_backend(before)
+
+
+@torch._dynamo.assume_constant_result  # torch.compile takes the choice as it is when it compiles
+def _picked() -> str:
+    return "reference" if _chosen == "reference" or cpu.unavailable() else "cpu"
+
+
+def in_one_operation(*tensors: Tensor) -> bool:
+    """Whether the operations in C++ take these; exported programs hold PyTorch's own operations."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
+        return False
+    return all(tensor.device.type == "cpu" for tensor in tensors) and _picked() == "cpu"

@@ -1,0 +1,58 @@
+"""Matching and merging in C++, for CPUs: each one operation, as fusion.matching defines them."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from native import load_library
+
+
+@cache
+def unavailable() -> str | None:
+    """Why the operations can't run here, in one line; None if they can. Compiles at the first call."""
+    try:
+        # Products and sums are rounded one by one, as PyTorch's are.
+        load_library(Path(__file__).parent, "fusion", flags=["-ffp-contract=off"])
+    except RuntimeError as error:
+        return str(error)
+    _register()
+    return None
+
+
+def _register() -> None:
+    """Tell PyTorch the operations' shapes, for torch.compile, and their gradients."""
+    library = torch.library
+
+    @library.register_fake("vim::match")
+    def _(metric, cls_index, r):
+        B, L, _ = metric.shape
+        shapes = ((B, r), (B, r), (B, L - r), (B, L), cls_index.shape, (B, L - r))
+        return tuple(cls_index.new_empty(shape) for shape in shapes)
+
+    def like(x, tokens):
+        return x.new_empty(x.shape[0], tokens, x.shape[2])
+
+    @library.register_fake("vim::merge")
+    def _(hidden, residual, size, keep, source, index, by_size):
+        return like(hidden, keep.shape[1]), like(residual, keep.shape[1]), size.new_empty(keep.shape)
+
+    @library.register_fake("vim::merge_backward")
+    def _(dhidden, dresidual, size, keep, source, index, by_size):
+        return like(dhidden, index.shape[1]), like(dresidual, index.shape[1])
+
+    def setup(ctx, inputs, output):
+        _, _, *tensors, ctx.by_size = inputs
+        ctx.save_for_backward(*tensors)
+
+    def backward(ctx, dhidden, dresidual, _):
+        gradients = torch.ops.vim.merge_backward(dhidden, dresidual, *ctx.saved_tensors, ctx.by_size)
+        return *gradients, None, None, None, None, None
+
+    def backward_of_backward(ctx, hidden, residual):
+        """Merging is linear: the adjoint of its adjoint is merging."""
+        merged = torch.ops.vim.merge(hidden, residual, *ctx.saved_tensors, ctx.by_size)
+        return *merged[:2], None, None, None, None, None
+
+    library.register_autograd("vim::merge", backward, setup_context=setup)
+    library.register_autograd("vim::merge_backward", backward_of_backward, setup_context=setup)

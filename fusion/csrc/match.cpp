@@ -1,0 +1,174 @@
+// Which tokens fuse: all of fusion/matching.py's `match` in one operation, for the cosine and survivors in order.
+//
+// Norms and products are PyTorch's own, in fp64 as in the definition, so that both compare the same numbers. Those of an
+// fp32 metric are rounded to fp32: what is left of any difference in the order of sums, as by the number of threads.
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
+#include <c10/core/ScalarType.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <tuple>
+#include <vector>
+
+#include "tokens.h"
+
+namespace vim {
+namespace {
+
+constexpr double kLeastNorm = 1e-12;  // as in F.normalize
+
+// The positions [images, count] of every other token, class tokens aside: the 1st, 3rd, ... or the 2nd, 4th, ...
+struct Sides {
+  std::vector<int64_t> a, b;
+  int64_t n, m;
+
+  Sides(const at::Tensor& cls_index, int64_t images, int64_t length) {
+    const int64_t classes = cls_index.size(1), patches = length - classes;
+    n = (patches + 1) / 2, m = patches / 2;
+    a.reserve(images * n), b.reserve(images * m);
+    const auto cls = cls_index.accessor<int64_t, 2>();
+    std::vector<char> is_class(length);
+    for (int64_t image = 0; image < images; ++image) {
+      std::fill(is_class.begin(), is_class.end(), 0);
+      for (int64_t k = 0; k < classes; ++k) {
+        const int64_t at = cls[image][k];
+        TORCH_CHECK(at >= 0 && at < length, "a class token at ", at, " of ", length, " tokens");
+        TORCH_CHECK(!is_class[at], "two class tokens at ", at);
+        is_class[at] = 1;
+      }
+      bool first = true;
+      for (int64_t i = 0; i < length; ++i) {
+        if (is_class[i]) continue;
+        (first ? a : b).push_back(i);
+        first = !first;
+      }
+    }
+  }
+};
+
+// The tokens at these positions, each of length 1.
+at::Tensor take_units(
+    const at::Tensor& metric, const at::Tensor& norm, const std::vector<int64_t>& positions, int64_t count) {
+  const int64_t images = metric.size(0), length = metric.size(1), width = metric.size(2);
+  auto units = at::empty({images, count, width}, metric.options());
+  const double *x = metric.const_data_ptr<double>(), *norms = norm.const_data_ptr<double>();
+  double* out = units.mutable_data_ptr<double>();
+  at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * count; i < end * count; ++i) {
+      const int64_t row = i / count * length + positions[i];
+      const double divisor = norms[row] < kLeastNorm ? kLeastNorm : norms[row];
+      for (int64_t c = 0; c < width; ++c) out[i * width + c] = x[row * width + c] / divisor;
+    }
+  });
+  return units;
+}
+
+// The place of the largest value, the first of equal ones; what is not a number is larger than all, as for torch.max.
+template <typename scalar_t>
+int64_t argmax(const scalar_t* values, int64_t count) {
+  int64_t best = 0;
+  for (int64_t j = 0; j < count && !std::isnan(values[best]); ++j) {
+    if (!(values[j] <= values[best])) best = j;
+  }
+  return best;
+}
+
+template <typename scalar_t>
+void pair_up(
+    const scalar_t* similarity, const int64_t* a, const int64_t* b, int64_t n, int64_t m, int64_t r, int64_t* source,
+    int64_t* target) {
+  std::vector<int64_t> nearest(n), order(n);
+  std::vector<scalar_t> strongest(n);
+  for (int64_t i = 0; i < n; ++i) {
+    nearest[i] = argmax(similarity + i * m, m);
+    strongest[i] = similarity[i * m + nearest[i]];
+  }
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
+    return std::isnan(strongest[i]) ? !std::isnan(strongest[j]) : strongest[i] > strongest[j];
+  });
+  for (int64_t i = 0; i < r; ++i) {
+    source[i] = a[order[i]];
+    target[i] = b[nearest[order[i]]];
+  }
+}
+
+// Where every token goes if the sources go into their targets and the others close up.
+void close_up(
+    const int64_t* source, const int64_t* target, int64_t length, int64_t r, int64_t* keep, int64_t* index,
+    int64_t* count) {
+  std::fill(index, index + length, 0);
+  for (int64_t i = 0; i < r; ++i) index[source[i]] = -1;
+  int64_t left = 0;
+  for (int64_t i = 0; i < length; ++i) {
+    if (index[i] < 0) continue;
+    keep[left] = i;
+    count[left] = 1;
+    index[i] = left++;
+  }
+  for (int64_t i = 0; i < r; ++i) {
+    index[source[i]] = index[target[i]];
+    ++count[index[target[i]]];
+  }
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> match(
+    const at::Tensor& metric, const at::Tensor& cls_index, int64_t r) {
+  check_tokens("metric", metric);
+  const int64_t images = metric.size(0), length = metric.size(1);
+  TORCH_CHECK(
+      cls_index.dim() == 2 && cls_index.size(0) == images && cls_index.size(1) <= length,
+      "cls_index must be [images, class tokens], not of shape ", cls_index.sizes());
+  TORCH_CHECK(cls_index.scalar_type() == at::kLong && cls_index.device() == metric.device(), "cls_index: wrong dtype or device");
+  const Sides sides(cls_index, images, length);
+  TORCH_CHECK(r >= 1 && r <= sides.m, "can fuse 1 to ", sides.m, " tokens, not ", r);
+  const auto like = cls_index.options();
+  auto source = at::empty({images, r}, like), target = at::empty({images, r}, like);
+  auto keep = at::empty({images, length - r}, like), count = at::empty({images, length - r}, like);
+  auto index = at::empty({images, length}, like), classes = at::empty(cls_index.sizes(), like);
+
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  auto x = metric.to(at::kDouble);
+  const auto norm = at::linalg_vector_norm(x, 2, at::IntArrayRef(-1), /*keepdim=*/true);
+  x = x.contiguous();
+  auto similarity = at::matmul(take_units(x, norm, sides.a, sides.n), take_units(x, norm, sides.b, sides.m).mT());
+  similarity = similarity.to(c10::promoteTypes(metric.scalar_type(), at::kFloat));
+  VIM_FLOATING(similarity.scalar_type(), scalar_t, {
+    const auto similar = similarity.const_data_ptr<scalar_t>();
+    const auto cls = cls_index.accessor<int64_t, 2>();
+    auto new_cls = classes.accessor<int64_t, 2>();
+    int64_t *sources = source.mutable_data_ptr<int64_t>(), *targets = target.mutable_data_ptr<int64_t>();
+    int64_t *keeps = keep.mutable_data_ptr<int64_t>(), *indices = index.mutable_data_ptr<int64_t>();
+    int64_t* counts = count.mutable_data_ptr<int64_t>();
+    at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) {
+        int64_t *from = sources + image * r, *to = targets + image * r, *place = indices + image * length;
+        pair_up(
+            similar + image * sides.n * sides.m, sides.a.data() + image * sides.n, sides.b.data() + image * sides.m,
+            sides.n, sides.m, r, from, to);
+        close_up(from, to, length, r, keeps + image * (length - r), place, counts + image * (length - r));
+        for (int64_t k = 0; k < cls_index.size(1); ++k) new_cls[image][k] = place[cls[image][k]];
+      }
+    });
+  });
+  return {source, target, keep, index, classes, count};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(vim, m) {
+  m.def(
+      "match(Tensor metric, Tensor cls_index, int r) "
+      "-> (Tensor source, Tensor target, Tensor keep, Tensor index, Tensor classes, Tensor count)");
+}
+
+TORCH_LIBRARY_IMPL(vim, CPU, m) { m.impl("match", &match); }
+
+}  // namespace vim
