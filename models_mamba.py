@@ -19,7 +19,7 @@ from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs,
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from ssm import BiMamba, SelectiveSSM
+from ssm import BiMamba
 
 CLASS_TOKENS = ("middle", "front", "double", "none")
 POOLS = ("", "token", "avg", "last", "max")
@@ -220,7 +220,7 @@ class VisionMamba(nn.Module):
     def set_scan_recompute(self, enable: bool = True) -> None:
         """Let the mixers make part of what the scan needs again in the backward pass: less memory, more time."""
         for module in self.modules():
-            if isinstance(module, SelectiveSSM):
+            if isinstance(module, BiMamba):
                 module.recompute = enable
 
     @torch.jit.ignore

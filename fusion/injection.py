@@ -99,4 +99,5 @@ def check_plan(plan: Sequence[int], depth: int, patches: int) -> None:
 
 
 def _too_many(layer: str, patches: int, r: int) -> str:
-    return f"{layer} has {patches} patch token{'' if patches == 1 else 's'} and can fuse at most {patches // 2}, not {r}"
+    has = f"{patches} patch token{'' if patches == 1 else 's'}"
+    return f"{layer} has {has} and can fuse at most {patches // 2}, not {r}"

@@ -1,4 +1,21 @@
-"""Which implementation of the two operations runs: chosen by name, or by the device and what is installed."""
+"""Which implementation of the two operations runs: chosen by name, or by the device and what is installed.
+
+A backend is a module with `unavailable`, with the two operations `causal_conv1d` and `selective_scan` as ssm.reference
+defines them, and with the primitives on which the mixer's own backward pass stands. Primitives run without autograd,
+take x, u, delta, B, C and z with any strides of images and tokens, and write into the buffers that they are handed:
+
+    causal_conv1d_backward(grad, x, weight, bias, *, reverse, dx, add) -> (dweight, dbias)
+        Fill dx [B, L, D], or add to it if `add`.
+    selective_scan_forward(u, delta, A, B, C, D, z, delta_bias, *, reverse, out=None, keep=True, lean=False)
+        -> (out, saved)
+        Add to out [B, L, D] if it is given, else make it. `saved` is a tuple of tensors for the backward pass, empty
+        unless `keep`; if `lean`, they hold neither u nor delta, which the backward pass gets anew.
+    selective_scan_backward(grad, saved, u, delta, A, B, C, D, z, delta_bias, *, reverse, dB, dC, dz, add)
+        -> (du, ddelta, dA, dD, ddelta_bias)
+        Fill dB and dC [B, L, N] and dz [B, L, D], or add to dz (alone) if `add`.
+
+Buffers are slices of wider tensors whose channels lie side by side, in the dtype of what they belong to.
+"""
 
 from types import ModuleType
 from typing import NamedTuple
@@ -94,6 +111,11 @@ def _picked(device_type: str) -> str:
 
 def _module(device: torch.device) -> ModuleType:
     return _MODULES[_picked(device.type)]
+
+
+def primitives(device: torch.device) -> ModuleType:
+    """The backend that runs on a device, for its primitives."""
+    return _module(device)
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:

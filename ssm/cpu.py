@@ -1,18 +1,21 @@
 """The two operations in C++, for CPUs."""
 
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from ssm.build import load_library
+from native import load_library
 
 
 @cache
 def unavailable() -> str | None:
     """Why this backend can't run here, in one line; None if it can. Compiles at the first call."""
     try:
-        load_library()
+        load_library(Path(__file__).parent, "scan")
     except RuntimeError as error:
         return str(error)
     _register()
@@ -20,9 +23,9 @@ def unavailable() -> str | None:
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
-    """As in ssm.reference."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.ops.vim.causal_conv1d(x.to(dtype), weight.to(dtype), bias.to(dtype), reverse).to(x.dtype)
+    """As in ssm.reference, but for derivatives: the gradient alone."""
+    _refuse_forward_mode(x, weight, bias)
+    return torch.ops.vim.causal_conv1d(*_wide(x, weight, bias), reverse).to(x.dtype)
 
 
 def selective_scan(
@@ -37,11 +40,101 @@ def selective_scan(
     *,
     reverse: bool = False,
 ) -> Tensor:
-    """As in ssm.reference."""
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    inputs = [tensor.to(dtype) for tensor in (u, delta, A, B, C, D, z, delta_bias)]
+    """As in ssm.reference, but for derivatives: the gradient alone."""
+    _refuse_forward_mode(u, delta, A, B, C, D, z, delta_bias)
+    inputs = _wide(u, delta, A, B, C, D, z, delta_bias)
     keep_states = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     return torch.ops.vim.selective_scan(*inputs, reverse, keep_states)[0].to(u.dtype)
+
+
+def causal_conv1d_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool, dx: Tensor, add: bool
+) -> tuple[Tensor, Tensor]:
+    """A primitive: as in ssm.backends."""
+    grad, x, weight, bias = _wide(grad, x, weight, bias)
+    with _buffers(x.dtype, add, dx) as (wide_dx,):
+        return torch.ops.vim.causal_conv1d_backward_into(grad, x, weight, bias, reverse, wide_dx, add)
+
+
+def selective_scan_forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    *,
+    reverse: bool,
+    out: Tensor | None = None,
+    keep: bool = True,
+    lean: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A primitive: as in ssm.backends. It keeps the states at the chunks' starts, lean or not."""
+    inputs = _wide(u, delta, A, B, C, D, z, delta_bias)
+    add = out is not None
+    out = torch.empty_like(u) if out is None else out
+    with _buffers(inputs[0].dtype, add, out) as (wide_out,):
+        states = torch.ops.vim.selective_scan_into(*inputs, reverse, keep, wide_out, add)
+    return out, (states,) if keep else ()
+
+
+def selective_scan_backward(
+    grad: Tensor,
+    saved: tuple[Tensor, ...],
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    *,
+    reverse: bool,
+    dB: Tensor,
+    dC: Tensor,
+    dz: Tensor,
+    add: bool,
+) -> tuple[Tensor, ...]:
+    """A primitive: as in ssm.backends."""
+    grad, *inputs = _wide(grad, u, delta, A, B, C, D, z, delta_bias)
+    with (
+        _buffers(inputs[0].dtype, add, dz) as (wide_dz,),
+        _buffers(inputs[0].dtype, False, dB, dC) as (wide_dB, wide_dC),
+    ):
+        du, ddelta, *gradients = torch.ops.vim.selective_scan_backward_into(
+            grad, *inputs, *saved, reverse, wide_dB, wide_dC, wide_dz, add
+        )
+    return du.to(u.dtype), ddelta.to(delta.dtype), *gradients
+
+
+def _wide(first: Tensor, *others: Tensor) -> list[Tensor]:
+    """All in one dtype, the first one's or fp32."""
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    return [tensor.to(dtype) for tensor in (first, *others)]
+
+
+@contextmanager
+def _buffers(dtype: torch.dtype, filled: bool, *buffers: Tensor):
+    """Inside, the buffers in another dtype, with what they hold if they are filled; after it, their new values."""
+    wide = [b if b.dtype == dtype else (b.to(dtype) if filled else torch.empty_like(b, dtype=dtype)) for b in buffers]
+    yield wide
+    for buffer, computed in zip(buffers, wide, strict=True):
+        if computed is not buffer:
+            buffer.copy_(computed)
+
+
+ONE_DERIVATIVE = "the C++ scan and convolution have a gradient, but no {}: use the reference backend for that"
+
+
+def _refuse_forward_mode(*inputs: Tensor) -> None:
+    """Raise NotImplementedError for inputs with a tangent, which the operations would silently lose."""
+    if torch.compiler.is_compiling():
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs):
+        raise NotImplementedError(ONE_DERIVATIVE.format("forward-mode derivative"))
 
 
 CHUNK = 33  # tokens between kept states, as in csrc/scan.cpp
@@ -51,6 +144,10 @@ def _register() -> None:
     """Tell PyTorch the operations' shapes, for torch.compile, and their gradients."""
     library = torch.library
 
+    def states(u, A, keep):
+        batch, length, channels = u.shape
+        return u.new_empty(batch if keep else 0, (length + CHUNK - 1) // CHUNK, A.shape[1], channels)
+
     @library.register_fake("vim::causal_conv1d")
     def _(x, weight, bias, reverse):
         return x.new_empty(x.shape)
@@ -59,11 +156,21 @@ def _register() -> None:
     def _(grad, x, weight, bias, reverse):
         return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
 
+    @library.register_fake("vim::causal_conv1d_backward_into")
+    def _(grad, x, weight, bias, reverse, dx, add):
+        return weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+
+    @library.register_fake("vim::selective_scan_into")
+    def _(u, delta, A, B, C, D, z, delta_bias, reverse, keep_states, out, add):
+        return states(u, A, keep_states)
+
+    @library.register_fake("vim::selective_scan_backward_into")
+    def _(grad, u, delta, A, B, C, D, z, delta_bias, states, reverse, dB, dC, dz, add):
+        return tuple(t.new_empty(t.shape) for t in (u, delta, A, D, delta_bias))
+
     @library.register_fake("vim::selective_scan")
     def _(u, delta, A, B, C, D, z, delta_bias, reverse, keep_states):
-        batch, length, channels = u.shape
-        images = batch if keep_states else 0
-        return u.new_empty(u.shape), u.new_empty(images, (length + CHUNK - 1) // CHUNK, A.shape[1], channels)
+        return u.new_empty(u.shape), states(u, A, keep_states)
 
     @library.register_fake("vim::selective_scan_backward")
     def _(grad, u, delta, A, B, C, D, z, delta_bias, states, reverse):
@@ -84,5 +191,10 @@ def _register() -> None:
         gradients = torch.ops.vim.selective_scan_backward(grad, *ctx.saved_tensors, ctx.reverse)
         return *gradients, None, None
 
+    def backward_backward(ctx, *grads):
+        raise NotImplementedError(ONE_DERIVATIVE.format("second derivative"))
+
+    library.register_autograd("vim::causal_conv1d_backward", backward_backward)
+    library.register_autograd("vim::selective_scan_backward", backward_backward)
     library.register_autograd("vim::causal_conv1d", backward_conv, setup_context=setup_conv)
     library.register_autograd("vim::selective_scan", backward_scan, setup_context=setup_scan)

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from ssm import by_autograd
+
 INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r vim_requirements_cuda.txt"
 
 
@@ -90,3 +92,8 @@ def _channels_first(x: Tensor, reverse: bool) -> Tensor:
 def _channels_last(x: Tensor, reverse: bool) -> Tensor:
     x = x.transpose(1, 2)
     return x.flip(1) if reverse else x
+
+
+causal_conv1d_backward = by_autograd.causal_conv1d_backward(causal_conv1d)
+selective_scan_forward = by_autograd.selective_scan_forward(selective_scan)
+selective_scan_backward = by_autograd.selective_scan_backward(selective_scan)

@@ -1,15 +1,15 @@
 """The mixer of a Vision Mamba block: tokens in, tokens out, every token seeing all others through two scans."""
 
 import math
-from collections.abc import Callable
-from functools import partial
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm.backends import causal_conv1d, selective_scan
-from ssm.recompute import Recompute
+from ssm import reference
+from ssm.backends import causal_conv1d, primitives, selective_scan
+from ssm.inner import Weights, mix
 
 
 class SelectiveSSM(nn.Module):
@@ -21,16 +21,11 @@ class SelectiveSSM(nn.Module):
         d_conv: Tokens under the convolution, W.
         dt_rank: Width of the bottleneck from which the step sizes are projected.
         reverse: Run from the last token to the first.
-
-    Attributes:
-        recompute: Compute the convolution's output and the step sizes again in the backward pass instead of keeping
-            them: less memory, more time.
     """
 
     def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int, reverse: bool = False) -> None:
         super().__init__()
         self.d_state, self.dt_rank, self.reverse = d_state, dt_rank, reverse
-        self.recompute = False
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)  # holds the weights; ssm's own op convolves
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(dt_rank, d_inner)
@@ -51,23 +46,16 @@ class SelectiveSSM(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Scan x gated by z, both [B, L, D], to [B, L, D]."""
-        if self.recompute and torch.is_grad_enabled():
-            with Recompute() as kept:
-                return self._scan(x, z, kept.instead_of_keeping)
-        return self._scan(x, z, lambda tensor, make: tensor)
-
-    def _scan(self, x: Tensor, z: Tensor, keep: Callable) -> Tensor:
-        u = keep(self._convolve(x), partial(self._convolve, x.detach()))
+        u = causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, reverse=self.reverse)
         dt, B, C = self.x_proj(u).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
-        delta = keep(self._project(dt), partial(self._project, dt.detach()))
+        delta = F.linear(dt, self.dt_proj.weight.to(dt.dtype))
         A = -torch.exp(self.A_log)
         return selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        return causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, reverse=self.reverse)
-
-    def _project(self, dt: Tensor) -> Tensor:
-        return F.linear(dt, self.dt_proj.weight.to(dt.dtype))
+    def weights(self) -> Weights:
+        """Its parameters, for ssm.inner."""
+        conv, dt = self.conv1d, self.dt_proj
+        return Weights(conv.weight, conv.bias, self.x_proj.weight, dt.weight, dt.bias, self.A_log, self.D)
 
 
 class BiMamba(nn.Module):
@@ -79,6 +67,10 @@ class BiMamba(nn.Module):
         d_conv: Tokens under the convolution, W.
         expand: Channels of the scan for every channel of the tokens.
         bidirectional: Without it, the forward scan alone.
+
+    Attributes:
+        recompute: Compute the convolution's output and the step sizes again in the backward pass instead of keeping
+            them: less memory, more time.
     """
 
     def __init__(
@@ -86,6 +78,7 @@ class BiMamba(nn.Module):
     ) -> None:
         super().__init__()
         d_inner, dt_rank = expand * embed_dim, math.ceil(embed_dim / 16)
+        self.recompute = False
         self.in_proj = nn.Linear(embed_dim, 2 * d_inner, bias=False)
         self.forward_ssm = SelectiveSSM(d_inner, d_state, d_conv, dt_rank)
         self.backward_ssm = SelectiveSSM(d_inner, d_state, d_conv, dt_rank, reverse=True) if bidirectional else None
@@ -93,8 +86,33 @@ class BiMamba(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Mix tokens, [B, L, embed_dim] to [B, L, embed_dim]."""
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        if self.backward_ssm is None:
-            return self.out_proj(self.forward_ssm(x, z))
+        xz = self.in_proj(hidden)
+        directions = [self.forward_ssm] if self.backward_ssm is None else [self.forward_ssm, self.backward_ssm]
+        backend = self._backend_of_all(xz, directions)
+        if backend:
+            y = mix(xz, [direction.weights() for direction in directions], backend, self.recompute)
+        else:
+            x, z = xz.chunk(2, dim=-1)
+            y = sum(direction(x, z) for direction in directions)
         # The mean of both: halving the narrower output instead of their sum is as exact, and half the work.
-        return self.out_proj(self.forward_ssm(x, z) + self.backward_ssm(x, z)) / 2
+        y = self.out_proj(y)
+        return y if self.backward_ssm is None else y / 2
+
+    def _backend_of_all(self, xz: Tensor, directions: list[SelectiveSSM]) -> ModuleType | None:
+        """The backend that computes all directions as one function; None where operation by operation is called for.
+
+        That is under torch.compile, which joins operations itself, under torch.func, with layers that were replaced or
+        are watched, and with the reference, which has every derivative, also of export.
+        """
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return None
+        if not all(_is_plain(layer) for ssm in directions for layer in (ssm, ssm.conv1d, ssm.x_proj, ssm.dt_proj)):
+            return None
+        backend = primitives(xz.device)
+        return None if backend is reference and not self.recompute else backend
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether calling the layer does what its class does and no more."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return type(layer) in (SelectiveSSM, nn.Conv1d, nn.Linear) and not any(hooks)

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ssm import by_autograd
+
 # One [B, L, D, N] tensor above this size is recomputed in the backward pass instead of kept, a few images at a time.
 MAX_STATE_BYTES = 64 * 2**20
 
@@ -98,3 +100,8 @@ def _scan(
         ys.reverse()
     y = torch.stack(ys, dim=1) + D * u
     return y * F.silu(z)
+
+
+causal_conv1d_backward = by_autograd.causal_conv1d_backward(causal_conv1d)
+selective_scan_forward = by_autograd.selective_scan_forward(selective_scan)
+selective_scan_backward = by_autograd.selective_scan_backward(selective_scan)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ssm.build import cache_directory
+from native import cache_directory
 
 PACKAGES = ("triton", "mamba-ssm", "causal-conv1d")
 

@@ -63,7 +63,8 @@ void forward(
 template <typename scalar_t, int W>
 void backward(
     const Tasks& tasks, const Sequence<scalar_t>& grad, const Sequence<scalar_t>& x, const scalar_t* weight,
-    const scalar_t* bias, const Sequence<scalar_t>& dx, scalar_t* dtaps) {  // dtaps: [threads, blocks, W + 1, width]
+    const scalar_t* bias, const Sequence<scalar_t>& dx, bool add,
+    scalar_t* dtaps) {  // dtaps: [threads, blocks, W + 1, width]
   constexpr int width = Simd<scalar_t>::width;
   using V = Vec<scalar_t>;
   for_each_task(tasks, [&](int64_t image, int64_t, int64_t first, int64_t last) {
@@ -81,13 +82,14 @@ void backward(
         grad.prefetch(image, tasks.token(i), c + width);
         window.seen[W - 1] = input(i - (W - 1));
         dsums.push(silu<scalar_t>(filter(window)).slope * load(grad.at(image, tasks.token(i)) + c, count));
-        V gradient{};
+        scalar_t* to_x = dx.at(image, tasks.token(i)) + c;
+        V gradient = add ? load(to_x, count) : V{};
         for (int back = 0; back < W; ++back) {
           gradient += filter.taps[back] * dsums.seen[back];
           dtap[back] += window.seen[0] * dsums.seen[back];
         }
         dbias += dsums.seen[0];
-        store(dx.at(image, tasks.token(i)) + c, gradient, count);
+        store(to_x, gradient, count);
         for (int back = 0; back < W - 1; ++back) window.seen[back] = window.seen[back + 1];
       }
       scalar_t* sums = dtaps + (at::get_thread_num() * tasks.blocks + block) * (W + 1) * width;
@@ -109,7 +111,15 @@ void backward(
     default: TORCH_CHECK(false, "the convolution sees 2 to 4 tokens, not ", width);      \
   }
 
+void check_inputs(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  check_sequence("x", x);
+  TORCH_CHECK(weight.dim() == 2, "weight must be [channels, tokens], not of shape ", weight.sizes());
+  check("weight", weight, {x.size(2), weight.size(1)}, x);
+  check("bias", bias, {x.size(2)}, x);
+}
+
 at::Tensor causal_conv1d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool reverse) {
+  check_inputs(x, weight, bias);
   const auto x_ = rows(x), weight_ = weight.t().contiguous(), bias_ = bias.contiguous();
   auto out = at::empty(x.sizes(), x.options());
   VIM_DISPATCH(x.scalar_type(), {
@@ -123,11 +133,14 @@ at::Tensor causal_conv1d(const at::Tensor& x, const at::Tensor& weight, const at
   return out;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backward(
-    const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool reverse) {
+std::tuple<at::Tensor, at::Tensor> causal_conv1d_backward_into(
+    const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool reverse,
+    at::Tensor& dx, bool add) {
+  check_inputs(x, weight, bias);
+  check("grad", grad, x.sizes(), x);
+  check_buffer("dx", dx, x.sizes(), x);
   const auto grad_ = rows(grad), x_ = rows(x), weight_ = weight.t().contiguous(), bias_ = bias.contiguous();
   const int64_t taps = weight.size(1), channels = x.size(2);
-  auto dx = at::empty(x.sizes(), x.options());
   at::Tensor dtaps;
   VIM_DISPATCH(x.scalar_type(), {
     const Tasks tasks(x, Simd<scalar_t>::width, reverse);
@@ -135,11 +148,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backward(
     VIM_FILTER_WIDTH(weight.size(1), {
       backward<scalar_t, W>(
           tasks, Sequence<scalar_t>(grad_), Sequence<scalar_t>(x_), weight_.data_ptr<scalar_t>(),
-          bias_.data_ptr<scalar_t>(), Sequence<scalar_t>(dx), dtaps.data_ptr<scalar_t>());
+          bias_.data_ptr<scalar_t>(), Sequence<scalar_t>(dx), add, dtaps.data_ptr<scalar_t>());
     });
   });
-  dtaps = dtaps.sum(0).transpose(1, 2).reshape({-1, taps + 1}).narrow(0, 0, channels);
-  return {dx, dtaps.narrow(1, 0, taps).contiguous(), dtaps.select(1, taps).contiguous()};
+  dtaps = dtaps.sum(0).transpose(1, 2).flatten(0, 1).narrow(0, 0, channels);
+  return {dtaps.narrow(1, 0, taps).contiguous(), dtaps.select(1, taps).contiguous()};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backward(
+    const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool reverse) {
+  auto dx = at::empty(x.sizes(), x.options());
+  const auto [dweight, dbias] = causal_conv1d_backward_into(grad, x, weight, bias, reverse, dx, /*add=*/false);
+  return {dx, dweight, dbias};
 }
 
 }  // namespace
@@ -149,11 +169,15 @@ TORCH_LIBRARY_FRAGMENT(vim, m) {
   m.def(
       "causal_conv1d_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, bool reverse) "
       "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "causal_conv1d_backward_into(Tensor grad, Tensor x, Tensor weight, Tensor bias, bool reverse, Tensor(a!) dx, "
+      "bool add) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(vim, CPU, m) {
   m.impl("causal_conv1d", &causal_conv1d);
   m.impl("causal_conv1d_backward", &causal_conv1d_backward);
+  m.impl("causal_conv1d_backward_into", &causal_conv1d_backward_into);
 }
 
 }  // namespace vim

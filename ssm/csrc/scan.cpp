@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <array>
 #include <tuple>
 #include <vector>
 
@@ -24,7 +25,7 @@ constexpr int kStates = 4;  // states in registers at a time
 template <typename scalar_t>
 VIM_INLINE Vec<scalar_t> step_limit(const std::vector<Vec<scalar_t>>& A) {
   Vec<scalar_t> growth{};
-  for (const auto& a : A) growth = max(growth, a);
+  for (const auto& a : A) growth = max(a, growth);  // 0 stays where a is -0, whose reciprocal is minus infinity
   return scalar_t(kMaxExponent) / growth;
 }
 
@@ -49,7 +50,7 @@ template <typename scalar_t>
 void forward(
     const Tasks& tasks, int64_t N, const Sequence<scalar_t>& u, const Sequence<scalar_t>& delta, const scalar_t* A,
     const Sequence<scalar_t>& B, const Sequence<scalar_t>& C, const scalar_t* D, const Sequence<scalar_t>& z,
-    const scalar_t* delta_bias, const Sequence<scalar_t>& out, scalar_t* states) {
+    const scalar_t* delta_bias, const Sequence<scalar_t>& out, bool add, scalar_t* states) {
   constexpr int width = Simd<scalar_t>::width;
   using V = Vec<scalar_t>;
   const int64_t chunks = ceil_div(tasks.length, kChunk);
@@ -89,7 +90,8 @@ void forward(
         for (int i = 0; i < tokens; ++i) {
           const int64_t t = tasks.token(start + i);
           const V gate = silu<scalar_t>(load(z.at(image, t) + c, count)).value;
-          store(out.at(image, t) + c, y[i] * gate, count);
+          scalar_t* to = out.at(image, t) + c;
+          store(to, add ? load(to, count) + y[i] * gate : y[i] * gate, count);
         }
       }
     }
@@ -153,8 +155,9 @@ VIM_INLINE void scan_chunk_backward(
 template <typename scalar_t>
 struct Gradients {
   Sequence<scalar_t> u, delta, z;
-  scalar_t *B, *C;          // [groups, images, length, N]
-  scalar_t *A;              // [threads, blocks, N, width]
+  bool add_z;
+  Sequence<scalar_t> B, C;   // of the groups' images one after the other
+  scalar_t* A;               // [threads, blocks, N, width]
   scalar_t *D, *delta_bias;  // [threads, blocks, width]
 };
 
@@ -226,7 +229,9 @@ void backward(
           const V ddelta = ddt * chunk.sigmoid[i];
           store(to.u.at(image, t) + c, chunk.ddtu[i] * chunk.dt[i] + chunk.dy[i] * skip, count);
           store(to.delta.at(image, t) + c, ddelta, count);
-          store(to.z.at(image, t) + c, chunk.dz[i] * chunk.y[i], count);
+          scalar_t* to_z = to.z.at(image, t) + c;
+          const V dz = chunk.dz[i] * chunk.y[i];
+          store(to_z, to.add_z ? load(to_z, count) + dz : dz, count);
           dD += chunk.dy[i] * chunk.input[i];
           dbias += ddelta;
         }
@@ -234,23 +239,41 @@ void backward(
         store(sum_bias, dbias);
       }
       for (int i = 0; i < chunk.tokens; ++i) {
-        const int64_t row = ((group * tasks.images + image) * tasks.length + tasks.token(begin + i)) * N;
+        scalar_t* to_B = to.B.at(group * tasks.images + image, tasks.token(begin + i));
+        scalar_t* to_C = to.C.at(group * tasks.images + image, tasks.token(begin + i));
         for (int64_t n = 0; n < N; ++n) {
-          to.B[row + n] = sum<scalar_t>(dB[n * kChunk + i]);
-          to.C[row + n] = sum<scalar_t>(dC[n * kChunk + i]);
+          to_B[n] = sum<scalar_t>(dB[n * kChunk + i]);
+          to_C[n] = sum<scalar_t>(dC[n * kChunk + i]);
         }
       }
     }
   });
 }
 
-std::tuple<at::Tensor, at::Tensor> selective_scan_forward(
+void check_inputs(
     const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-    const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias, bool reverse, bool keep_states) {
+    const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias) {
+  check_sequence("u", u);
+  TORCH_CHECK(A.dim() == 2, "A must be [channels, states], not of shape ", A.sizes());
+  const int64_t channels = u.size(2), N = A.size(1);
+  check("delta", delta, u.sizes(), u);
+  check("A", A, {channels, N}, u);
+  check("B", B, {u.size(0), u.size(1), N}, u);
+  check("C", C, {u.size(0), u.size(1), N}, u);
+  check("D", D, {channels}, u);
+  check("z", z, u.sizes(), u);
+  check("delta_bias", delta_bias, {channels}, u);
+}
+
+at::Tensor selective_scan_into(
+    const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+    const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias, bool reverse, bool keep_states,
+    at::Tensor& out, bool add) {
+  check_inputs(u, delta, A, B, C, D, z, delta_bias);
+  check_buffer("out", out, u.sizes(), u);
   const int64_t N = A.size(1);
   const auto u_ = rows(u), delta_ = rows(delta), B_ = rows(B), C_ = rows(C), z_ = rows(z);
   const auto A_ = A.t().contiguous(), D_ = D.contiguous(), bias_ = delta_bias.contiguous();
-  auto out = at::empty(u.sizes(), u.options());
   at::Tensor states;
   VIM_DISPATCH(u.scalar_type(), {
     const Tasks tasks(u, Simd<scalar_t>::width, reverse);
@@ -258,27 +281,40 @@ std::tuple<at::Tensor, at::Tensor> selective_scan_forward(
     forward<scalar_t>(
         tasks, N, Sequence<scalar_t>(u_), Sequence<scalar_t>(delta_), A_.data_ptr<scalar_t>(), Sequence<scalar_t>(B_),
         Sequence<scalar_t>(C_), D_.data_ptr<scalar_t>(), Sequence<scalar_t>(z_), bias_.data_ptr<scalar_t>(),
-        Sequence<scalar_t>(out), keep_states ? states.data_ptr<scalar_t>() : nullptr);
+        Sequence<scalar_t>(out), add, keep_states ? states.data_ptr<scalar_t>() : nullptr);
   });
+  return states;
+}
+
+std::tuple<at::Tensor, at::Tensor> selective_scan(
+    const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+    const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias, bool reverse, bool keep_states) {
+  auto out = at::empty(u.sizes(), u.options());
+  auto states = selective_scan_into(u, delta, A, B, C, D, z, delta_bias, reverse, keep_states, out, /*add=*/false);
   return {out, states};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
-selective_scan_backward(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective_scan_backward_into(
     const at::Tensor& grad, const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
     const at::Tensor& C, const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias,
-    const at::Tensor& states, bool reverse) {
+    const at::Tensor& states, bool reverse, at::Tensor& dB, at::Tensor& dC, at::Tensor& dz, bool add) {
+  check_inputs(u, delta, A, B, C, D, z, delta_bias);
+  check("grad", grad, u.sizes(), u);
+  check("states", states, {u.size(0), ceil_div(u.size(1), kChunk), A.size(1), u.size(2)}, u);
+  check_buffer("dB", dB, B.sizes(), u), check_buffer("dC", dC, C.sizes(), u), check_buffer("dz", dz, z.sizes(), u);
   const int64_t N = A.size(1), threads = at::get_num_threads();
   const auto grad_ = rows(grad), u_ = rows(u), delta_ = rows(delta), B_ = rows(B), C_ = rows(C), z_ = rows(z);
   const auto A_ = A.t().contiguous(), D_ = D.contiguous(), bias_ = delta_bias.contiguous();
   auto du = at::empty(u.sizes(), u.options()), ddelta = at::empty(u.sizes(), u.options());
-  auto dz = at::empty(u.sizes(), u.options());
-  at::Tensor dA, dB, dC, dD, dbias;
+  at::Tensor dA, dD, dbias;
   VIM_DISPATCH(u.scalar_type(), {
     constexpr int width = Simd<scalar_t>::width;
     const Tasks tasks(u, width, reverse);
-    dB = at::empty({tasks.groups, tasks.images, tasks.length, N}, u.options());
-    dC = at::empty({tasks.groups, tasks.images, tasks.length, N}, u.options());
+    // Where groups of channels share an image, each has its own sums until all are added up.
+    const bool direct = tasks.groups == 1;
+    const std::array<int64_t, 3> parts{tasks.groups * tasks.images, tasks.length, N};
+    const auto B_parts = direct ? dB : at::empty(parts, u.options());
+    const auto C_parts = direct ? dC : at::empty(parts, u.options());
     dA = at::zeros({threads, tasks.blocks, N, width}, u.options());
     dD = at::zeros({threads, tasks.blocks, width}, u.options());
     dbias = at::zeros({threads, tasks.blocks, width}, u.options());
@@ -287,31 +323,54 @@ selective_scan_backward(
         A_.data_ptr<scalar_t>(), Sequence<scalar_t>(B_), Sequence<scalar_t>(C_), D_.data_ptr<scalar_t>(),
         Sequence<scalar_t>(z_), bias_.data_ptr<scalar_t>(), states.data_ptr<scalar_t>(),
         Gradients<scalar_t>{
-            Sequence<scalar_t>(du), Sequence<scalar_t>(ddelta), Sequence<scalar_t>(dz), dB.data_ptr<scalar_t>(),
-            dC.data_ptr<scalar_t>(), dA.data_ptr<scalar_t>(), dD.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>()});
+            Sequence<scalar_t>(du), Sequence<scalar_t>(ddelta), Sequence<scalar_t>(dz), add,
+            Sequence<scalar_t>(B_parts), Sequence<scalar_t>(C_parts), dA.data_ptr<scalar_t>(),
+            dD.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>()});
+    if (!direct) {
+      dB.copy_(B_parts.unflatten(0, {tasks.groups, tasks.images}).sum(0));
+      dC.copy_(C_parts.unflatten(0, {tasks.groups, tasks.images}).sum(0));
+    }
   });
   const int64_t channels = u.size(2);
-  dA = dA.sum(0).transpose(1, 2).reshape({-1, N}).narrow(0, 0, channels);
+  dA = dA.sum(0).transpose(1, 2).flatten(0, 1).narrow(0, 0, channels);
   dD = dD.sum(0).flatten().narrow(0, 0, channels);
   dbias = dbias.sum(0).flatten().narrow(0, 0, channels);
-  return {du, ddelta, dA.contiguous(), dB.sum(0), dC.sum(0), dD.contiguous(), dz, dbias.contiguous()};
+  return {du, ddelta, dA.contiguous(), dD.contiguous(), dbias.contiguous()};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>
+selective_scan_backward(
+    const at::Tensor& grad, const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
+    const at::Tensor& C, const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias,
+    const at::Tensor& states, bool reverse) {
+  auto dB = at::empty(B.sizes(), u.options()), dC = at::empty(C.sizes(), u.options());
+  auto dz = at::empty(z.sizes(), u.options());
+  const auto [du, ddelta, dA, dD, dbias] = selective_scan_backward_into(
+      grad, u, delta, A, B, C, D, z, delta_bias, states, reverse, dB, dC, dz, /*add=*/false);
+  return {du, ddelta, dA, dB, dC, dD, dz, dbias};
 }
 
 }  // namespace
 
+// The inputs of the scan, in every schema.
+#define VIM_INPUTS "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias, "
+
 TORCH_LIBRARY_FRAGMENT(vim, m) {
+  m.def("selective_scan(" VIM_INPUTS "bool reverse, bool keep_states) -> (Tensor, Tensor)");
+  m.def("selective_scan_into(" VIM_INPUTS "bool reverse, bool keep_states, Tensor(a!) out, bool add) -> Tensor");
   m.def(
-      "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, "
-      "Tensor delta_bias, bool reverse, bool keep_states) -> (Tensor, Tensor)");
-  m.def(
-      "selective_scan_backward(Tensor grad, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, "
-      "Tensor delta_bias, Tensor states, bool reverse) "
+      "selective_scan_backward(Tensor grad, " VIM_INPUTS "Tensor states, bool reverse) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "selective_scan_backward_into(Tensor grad, " VIM_INPUTS "Tensor states, bool reverse, "
+      "Tensor(a!) dB, Tensor(b!) dC, Tensor(c!) dz, bool add) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(vim, CPU, m) {
-  m.impl("selective_scan", &selective_scan_forward);
+  m.impl("selective_scan", &selective_scan);
+  m.impl("selective_scan_into", &selective_scan_into);
   m.impl("selective_scan_backward", &selective_scan_backward);
+  m.impl("selective_scan_backward_into", &selective_scan_backward_into);
 }
 
 }  // namespace vim

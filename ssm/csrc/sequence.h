@@ -38,7 +38,7 @@ struct Tasks {
       : images(u.size(0)), length(u.size(1)), channels(u.size(2)), reverse(reverse) {
     blocks = ceil_div(channels, width);
     const int64_t threads = at::get_num_threads();
-    blocks_per_group = images % threads == 0 ? blocks : ceil_div(blocks, threads);
+    blocks_per_group = std::max<int64_t>(1, images % threads == 0 ? blocks : ceil_div(blocks, threads));
     groups = ceil_div(blocks, blocks_per_group);
   }
   // The token that is met as the i-th.
@@ -63,6 +63,23 @@ template <typename scalar_t>
 VIM_INLINE int valid(const Tasks& tasks, int64_t block) {
   constexpr int width = Simd<scalar_t>::width;
   return static_cast<int>(std::min<int64_t>(width, tasks.channels - block * width));
+}
+
+// Refuse what is not of this shape, or not of the same dtype and device as the first argument.
+inline void check(const char* name, const at::Tensor& t, at::IntArrayRef shape, const at::Tensor& like) {
+  TORCH_CHECK(t.sizes() == shape, name, " must be of shape ", shape, ", not ", t.sizes());
+  TORCH_CHECK(t.scalar_type() == like.scalar_type(), name, " must be ", like.scalar_type(), ", not ", t.scalar_type());
+  TORCH_CHECK(t.device() == like.device(), name, " must be on ", like.device(), ", not ", t.device());
+}
+
+// Refuse what can't be written to row by row.
+inline void check_buffer(const char* name, const at::Tensor& t, at::IntArrayRef shape, const at::Tensor& like) {
+  check(name, t, shape, like);
+  TORCH_CHECK(t.stride(-1) == 1 || t.size(-1) <= 1, name, " must have its channels side by side");
+}
+
+inline void check_sequence(const char* name, const at::Tensor& t) {
+  TORCH_CHECK(t.dim() == 3, name, " must be [images, tokens, channels], not of shape ", t.sizes());
 }
 
 // Channels side by side; the strides of images and tokens may be any.

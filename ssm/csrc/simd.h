@@ -176,10 +176,12 @@ VIM_INLINE Activation<Vec<scalar_t>> softplus(Vec<scalar_t> x) {
   return {max(zero, x) + log1p_unit(t), x > zero ? reciprocal : t * reciprocal};
 }
 
-// x sigmoid(x) and its derivative.
+// x sigmoid(x) and its derivative. Below the least x whose exponential is finite the sigmoid is 0, also times a huge x.
 template <typename scalar_t>
 VIM_INLINE Activation<Vec<scalar_t>> silu(Vec<scalar_t> x) {
-  const Vec<scalar_t> sigmoid = scalar_t(1) / (exp<scalar_t>(-x) + scalar_t(1));
+  const Vec<scalar_t> zero{};
+  const Vec<scalar_t> reciprocal = scalar_t(1) / (exp<scalar_t>(-x) + scalar_t(1));
+  const Vec<scalar_t> sigmoid = x < scalar_t(-kMaxExponent * kLn2) ? zero : reciprocal;
   return {x * sigmoid, sigmoid * (x * (scalar_t(1) - sigmoid) + scalar_t(1))};
 }
 

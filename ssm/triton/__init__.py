@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OLDEST = (3, 3)  # the first Triton whose kernels can build tuples
@@ -132,6 +133,7 @@ class _Convolution(torch.autograd.Function):
         return torch.ops.vim_triton.causal_conv1d(x, weight, bias, reverse)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight, bias = ctx.saved_tensors
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -147,6 +149,7 @@ class _Scan(torch.autograd.Function):
         return selective_scan_forward(*tensors, reverse=ctx.reverse)[0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         inputs = ctx.saved_tensors
         B, C, z = inputs[3], inputs[4], inputs[6]

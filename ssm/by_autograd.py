@@ -1,0 +1,77 @@
+"""The primitives of backends whose operations bring their own autograd: ssm.backends says what they are."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def causal_conv1d_backward(op: Callable) -> Callable:
+    """The primitive from the operation: it runs once more, then backward."""
+
+    def primitive(
+        grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool, dx: Tensor, add: bool
+    ) -> tuple[Tensor, Tensor]:
+        out, leaves = _recorded(op, (x, weight, bias), reverse)
+        gradient, dweight, dbias = torch.autograd.grad(out, leaves, grad)
+        _write(dx, gradient, add)
+        return dweight, dbias
+
+    return primitive
+
+
+def selective_scan_forward(op: Callable) -> Callable:
+    """The primitive from the operation: it keeps the graph that autograd recorded, or nothing if lean."""
+
+    def primitive(
+        *inputs: Tensor, reverse: bool, out: Tensor | None = None, keep: bool = True, lean: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if keep and not lean:
+            result, leaves = _recorded(op, inputs, reverse)
+            saved = (result, *leaves)
+        else:
+            result, saved = op(*inputs, reverse=reverse), ()
+        return (result.detach() if out is None else out.add_(result.detach())), saved
+
+    return primitive
+
+
+def selective_scan_backward(op: Callable) -> Callable:
+    """The primitive from the operation: backward through the graph that was kept, or through one made anew."""
+
+    def primitive(
+        grad: Tensor,
+        saved: tuple[Tensor, ...],
+        *inputs: Tensor,
+        reverse: bool,
+        dB: Tensor,
+        dC: Tensor,
+        dz: Tensor,
+        add: bool,
+    ) -> tuple[Tensor, ...]:
+        out, *leaves = saved or _flat(_recorded(op, inputs, reverse))
+        du, ddelta, dA, grad_B, grad_C, dD, grad_z, dbias = torch.autograd.grad(out, leaves, grad)
+        _write(dB, grad_B, False)
+        _write(dC, grad_C, False)
+        _write(dz, grad_z, add)
+        return du, ddelta, dA, dD, dbias
+
+    return primitive
+
+
+def _recorded(op: Callable, inputs: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The output with its graph, and the leaves at the graph's other end."""
+    with torch.enable_grad():
+        leaves = tuple(tensor.detach().requires_grad_() for tensor in inputs)
+        return op(*leaves, reverse=reverse), leaves
+
+
+def _flat(recorded: tuple[Tensor, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return recorded[0], *recorded[1]
+
+
+def _write(buffer: Tensor, value: Tensor, add: bool) -> None:
+    if add:
+        buffer.add_(value)
+    else:
+        buffer.copy_(value)
