@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fusion
 import ssm
 from models_mamba import Tokens
-from ssm.recompute import Recompute
 from training.overview import device_name, versions
 
 
@@ -75,27 +74,21 @@ def kept_mib(contender: Contender) -> float:
     """What autograd keeps for the backward pass beside the parameters, in MiB."""
     storages = {}
 
-    def keep(tensor):
-        if isinstance(tensor, Tensor):
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    def keep(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     def keep_input(block: nn.Module, inputs: tuple[Tokens]) -> None:
-        for tensor in inputs[0]:
+        for tensor in filter(torch.is_tensor, inputs[0]):
             keep(tensor)
 
     # Layers that are computed again keep their inputs where no hook of autograd sees it.
     blocks = contender.model.layers if contender.model.grad_checkpointing else []
     handles = [block.register_forward_pre_hook(keep_input) for block in blocks]
-    pack = Recompute._pack
-    Recompute._pack = lambda self, tensor: keep(pack(self, tensor))
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = contender.loss()
-    finally:
-        Recompute._pack = pack
-        for handle in handles:
-            handle.remove()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = contender.loss()
+    for handle in handles:
+        handle.remove()
     for parameter in contender.model.parameters():
         storages.pop(parameter.untyped_storage().data_ptr(), None)
     del loss

@@ -11,6 +11,7 @@ import models_mamba
 import ssm
 from ssm import reference, triton
 from ssm.__main__ import scan_inputs
+from ssm.inner import mix
 from ssm.triton import launch
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
@@ -242,3 +243,15 @@ def test_checkpointing_the_operation():
     out = checkpoint(triton.selective_scan, *inputs, use_reentrant=False)
     found = torch.autograd.grad(out.sum(), inputs)
     torch.testing.assert_close(found, torch.autograd.grad(triton.selective_scan(*inputs).sum(), inputs))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_mixer_as_one_function(recompute):
+    mixer = ssm.BiMamba(4, d_state=4)
+    xz = torch.randn(1, 5, 16, requires_grad=True)
+    directions = [mixer.forward_ssm.weights(), mixer.backward_ssm.weights()]
+    found, expected = (mix(xz, directions, backend, recompute) for backend in (triton, reference))
+    torch.testing.assert_close(found, expected)
+    inputs = [xz, *directions[0], *directions[1]]
+    gradients = [torch.autograd.grad(out.square().sum(), inputs) for out in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)

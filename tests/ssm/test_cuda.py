@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import ssm
 from ssm import cuda, reference
 from ssm.__main__ import scan_inputs
+from ssm.inner import mix
 
 
 def selective_scan_fn(
@@ -61,6 +63,19 @@ def test_conv_layout_direction_and_gradients(reverse):
     upstream = torch.randn_like(found)
     gradients = [torch.autograd.grad(out, inputs, upstream) for out in (found, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_mixer_as_one_function(recompute):
+    mixer = ssm.BiMamba(8)
+    xz = torch.randn(2, 7, 32, requires_grad=True)
+    directions = [mixer.forward_ssm.weights(), mixer.backward_ssm.weights()]
+    found, expected = (mix(xz, directions, backend, recompute) for backend in (cuda, reference))
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    inputs = [xz, *directions[0], *directions[1]]
+    gradients = [torch.autograd.grad(out, inputs, upstream) for out in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_mixed_precision_keeps_parameters_in_fp32():

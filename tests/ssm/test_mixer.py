@@ -11,7 +11,6 @@ import torch
 import models_mamba
 import ssm
 from ssm import BiMamba
-from ssm.recompute import Recompute
 
 KEYS = json.loads((Path(__file__).parents[1] / "golden" / "vim_state_dict_keys.json").read_text())
 
@@ -61,7 +60,7 @@ def test_scan_and_residual_stay_fp32_under_autocast(monkeypatch):
 
     monkeypatch.setattr("ssm.mixer.selective_scan", spy)
     model = models_mamba.VisionMamba(img_size=16, patch_size=8, depth=2, embed_dim=16, num_classes=3)
-    with torch.autocast("cpu", torch.bfloat16):
+    with ssm.use_backend("reference"), torch.autocast("cpu", torch.bfloat16):
         tokens = model._embed(torch.randn(1, 3, 16, 16))
         for block in model.layers:
             tokens = block(tokens)
@@ -70,13 +69,11 @@ def test_scan_and_residual_stay_fp32_under_autocast(monkeypatch):
     assert tokens.hidden.dtype == torch.bfloat16
 
 
-# The reference keeps all states, beside which little matters, and autocast makes copies.
 @pytest.mark.parametrize(
     ("backend", "autocast", "share"),
-    [("reference", False, 0.99), ("reference", True, 0.99), ("cpu", False, 0.8), ("cpu", True, 0.96)],
+    [("reference", False, 0.5), ("reference", True, 0.5), ("cpu", False, 0.8), ("cpu", True, 0.9)],
 )
-def test_recomputing_gives_the_same_gradients_and_keeps_less(backend, autocast, share, monkeypatch):
-    pack = Recompute._pack
+def test_recomputing_gives_the_same_gradients_and_keeps_less(backend, autocast, share):
     if ssm.unavailable(backend):
         pytest.skip(ssm.unavailable(backend))
     model = models_mamba.VisionMamba(img_size=16, patch_size=4, depth=2, embed_dim=32, num_classes=3)
@@ -87,11 +84,9 @@ def test_recomputing_gives_the_same_gradients_and_keeps_less(backend, autocast, 
         kept = {}
 
         def keep(tensor):
-            if isinstance(tensor, torch.Tensor):
-                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        monkeypatch.setattr(Recompute, "_pack", lambda self, tensor: keep(pack(self, tensor)))
         with ssm.use_backend(backend), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 loss = model(images).float().square().sum()
