@@ -64,6 +64,7 @@ def train_or_evaluate(argv: list[str] | None, held: ExitStack) -> None:
         if args.world_size > 1 and not launched():
             relaunch(args.world_size, args.dist_url)
         ssm.use_backend(args.scan_backend)
+        fusion.use_backend("reference" if args.scan_backend == "reference" else "auto")
         random_seed(args.seed)  # the same weights on every process, and so the same averages of them
         model = new_model(args)
     except (ValueError, OSError) as error:

@@ -19,7 +19,7 @@ from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs,
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from ssm import BiMamba
+from ssm import BiMamba, add_and_normalize
 
 CLASS_TOKENS = ("middle", "front", "double", "none")
 POOLS = ("", "token", "avg", "last", "max")
@@ -93,9 +93,11 @@ class Block(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         hidden, residual = tokens.hidden, tokens.residual
         # The residual never leaves fp32: position embedding and sums are outside what autocast lowers.
-        residual = hidden if residual is None else residual + self.drop_path(hidden)
-        hidden = self.mixer(self.norm(residual))
-        return self.fusion(tokens._replace(hidden=hidden, residual=residual))
+        if residual is None:
+            residual, normalized = hidden, self.norm(hidden)
+        else:
+            residual, normalized = add_and_normalize(self.drop_path(hidden), residual, self.norm)
+        return self.fusion(tokens._replace(hidden=self.mixer(normalized), residual=residual))
 
 
 class VisionMamba(nn.Module):

@@ -5,11 +5,13 @@
 
 from ssm.backends import BACKENDS, causal_conv1d, pick, selective_scan, unavailable, use_backend
 from ssm.mixer import BiMamba, SelectiveSSM
+from ssm.norm import add_and_normalize
 
 __all__ = [
     "BACKENDS",
     "BiMamba",
     "SelectiveSSM",
+    "add_and_normalize",
     "causal_conv1d",
     "pick",
     "selective_scan",

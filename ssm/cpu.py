@@ -191,10 +191,27 @@ def _register() -> None:
         gradients = torch.ops.vim.selective_scan_backward(grad, *ctx.saved_tensors, ctx.reverse)
         return *gradients, None, None
 
+    @library.register_fake("vim::add_rms_norm")
+    def _(hidden, residual, weight, eps):
+        return hidden.new_empty(hidden.shape), hidden.new_empty(hidden.shape), hidden.new_empty(hidden.shape[:2])
+
+    @library.register_fake("vim::add_rms_norm_backward")
+    def _(dtotal, dout, total, weight, scales):
+        return total.new_empty(total.shape), weight.new_empty(weight.shape)
+
+    def setup_norm(ctx, inputs, output):
+        ctx.save_for_backward(output[0], inputs[2], output[2])
+
+    def backward_norm(ctx, dtotal, dout, _):
+        dx, dweight = torch.ops.vim.add_rms_norm_backward(dtotal, dout, *ctx.saved_tensors)
+        return dx, dx, dweight, None
+
     def backward_backward(ctx, *grads):
         raise NotImplementedError(ONE_DERIVATIVE.format("second derivative"))
 
     library.register_autograd("vim::causal_conv1d_backward", backward_backward)
     library.register_autograd("vim::selective_scan_backward", backward_backward)
+    library.register_autograd("vim::add_rms_norm_backward", backward_backward)
+    library.register_autograd("vim::add_rms_norm", backward_norm, setup_context=setup_norm)
     library.register_autograd("vim::causal_conv1d", backward_conv, setup_context=setup_conv)
     library.register_autograd("vim::selective_scan", backward_scan, setup_context=setup_scan)

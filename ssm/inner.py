@@ -100,10 +100,6 @@ class _Mix(torch.autograd.Function):
                 gradients += step.backward(grad, tuple(rest), u, delta, projected, dxz, add=bool(reverse))
         return dxz, None, None, None, *gradients
 
-    @staticmethod
-    def jvp(ctx, *tangents):
-        raise NotImplementedError("the mixer has no forward-mode derivative: use the reference backend for that")
-
 
 class _Direction:
     """One direction's steps, forward and backward, outside of autograd."""

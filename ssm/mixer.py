@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssm import reference
 from ssm.backends import causal_conv1d, primitives, selective_scan
+from ssm.eager import is_plain, runs_eagerly
 from ssm.inner import Weights, mix
 
 
@@ -51,6 +52,11 @@ class SelectiveSSM(nn.Module):
         delta = F.linear(dt, self.dt_proj.weight.to(dt.dtype))
         A = -torch.exp(self.A_log)
         return selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse)
+
+    def is_plain(self) -> bool:
+        """Whether its layers are those of its constructor, and nobody watches them."""
+        layers = {self: SelectiveSSM, self.conv1d: nn.Conv1d, self.x_proj: nn.Linear, self.dt_proj: nn.Linear}
+        return all(is_plain(layer, kind) for layer, kind in layers.items())
 
     def weights(self) -> Weights:
         """Its parameters, for ssm.inner."""
@@ -101,18 +107,10 @@ class BiMamba(nn.Module):
     def _backend_of_all(self, xz: Tensor, directions: list[SelectiveSSM]) -> ModuleType | None:
         """The backend that computes all directions as one function; None where operation by operation is called for.
 
-        That is under torch.compile, which joins operations itself, under torch.func, with layers that were replaced or
-        are watched, and with the reference, which has every derivative, also of export.
+        That is where operations are recorded or transformed (torch.compile joins them itself), with layers that were
+        replaced or are watched, and with the reference, which has every derivative.
         """
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return None
-        if not all(_is_plain(layer) for ssm in directions for layer in (ssm, ssm.conv1d, ssm.x_proj, ssm.dt_proj)):
+        if not runs_eagerly() or not all(direction.is_plain() for direction in directions):
             return None
         backend = primitives(xz.device)
         return None if backend is reference and not self.recompute else backend
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether calling the layer does what its class does and no more."""
-    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
-    return type(layer) in (SelectiveSSM, nn.Conv1d, nn.Linear) and not any(hooks)

@@ -1,0 +1,23 @@
+"""What stands before every mixer: the output of the one before is added to the residual, and the sum normalised."""
+
+import torch
+from torch import Tensor, nn
+
+from ssm import cpu
+from ssm.backends import primitives
+from ssm.eager import is_plain, runs_eagerly
+
+
+def add_and_normalize(hidden: Tensor, residual: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return residual + hidden and norm(residual + hidden), all [B, L, D]; in one pass where the backend can."""
+    if _in_one_pass(hidden, residual, norm):
+        return torch.ops.vim.add_rms_norm(hidden, residual, norm.weight, norm.eps)[:2]
+    residual = residual + hidden
+    return residual, norm(residual)
+
+
+def _in_one_pass(hidden: Tensor, residual: Tensor, norm: nn.Module) -> bool:
+    if not runs_eagerly() or not is_plain(norm, nn.RMSNorm) or primitives(hidden.device) is not cpu:
+        return False
+    same = hidden.dtype == residual.dtype == norm.weight.dtype and hidden.shape == residual.shape
+    return same and hidden.dtype in (torch.float32, torch.float64)
