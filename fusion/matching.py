@@ -5,8 +5,7 @@ state space model: survivors keep their order, because a scan reads a sequence, 
 they stand.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +27,8 @@ class Matching:
         index: [B, L], for every token its position after merging; a source has its target's.
         cls_index: [B, K], the class tokens' positions after merging, or None.
         count: [B, L - r], how many tokens went into each of the merged ones.
+        rows: what `GroupSum` takes beside the tokens, computed once for all that is merged; None where the tokens merge
+            in one operation, and then made when it is needed.
     """
 
     source: Tensor
@@ -36,13 +37,7 @@ class Matching:
     index: Tensor
     cls_index: Tensor | None
     count: Tensor
-
-    @cached_property
-    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `GroupSum` takes beside the tokens; computed once for all that is merged."""
-        L, left = self.index.shape[1], self.keep.shape[1]
-        target = self.index.gather(1, self.target)
-        return _rows(self.keep, L), _rows(self.source, L), _rows(target, left), _rows(self.index, left)
+    rows: tuple[Tensor, Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
 
     def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Replace every target by the mean of itself and its sources. The other survivors do not change by a bit.
@@ -86,7 +81,10 @@ class Matching:
 
     def prune(self, x: Tensor) -> Tensor:
         """Drop the sources and leave the survivors as they are: [B, L, ...] -> [B, L - r, ...]."""
-        return x.flatten(0, 1).index_select(0, self.rows[0]).unflatten(0, self.keep.shape)
+        return x.flatten(0, 1).index_select(0, self._rows()[0]).unflatten(0, self.keep.shape)
+
+    def _rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.rows or _rows_of_all(self.keep, self.source, self.target, self.index)
 
     def group_sum(self, x: Tensor) -> Tensor:
         """Add every source to its target: [B, L, ...] -> [B, L - r, ...].
@@ -96,7 +94,7 @@ class Matching:
         """
         if x.shape[:2] != self.index.shape:
             raise ValueError(f"matched {tuple(self.index.shape)} tokens, cannot merge {tuple(x.shape[:2])}")
-        return GroupSum.apply(x.flatten(0, 1), *self.rows).unflatten(0, self.keep.shape)
+        return GroupSum.apply(x.flatten(0, 1), *self._rows()).unflatten(0, self.keep.shape)
 
 
 class GroupSum(torch.autograd.Function):
@@ -161,7 +159,8 @@ def match(metric: Tensor, r: int, cls_index: Tensor | None = None, method: Metho
     index.scatter_(1, source, target_index)
 
     count = torch.ones_like(keep).scatter_add_(1, target_index, torch.ones_like(target))
-    return Matching(source, target, keep, index, None if cls_index is None else index.gather(1, cls_index), count)
+    rows = _rows_of_all(keep, source, target, index)
+    return Matching(source, target, keep, index, None if cls_index is None else index.gather(1, cls_index), count, rows)
 
 
 def _similarity(metric: Tensor, a: Tensor, b: Tensor, method: Method) -> Tensor:
@@ -214,6 +213,12 @@ def positions_without(excluded: Tensor, length: int) -> Tensor:
 def _take(x: Tensor, positions: Tensor) -> Tensor:
     """Return the tokens of x [B, L, D] at positions [B, n]: [B, n, D]."""
     return x.flatten(0, 1).index_select(0, _rows(positions, x.shape[1])).unflatten(0, positions.shape)
+
+
+def _rows_of_all(keep: Tensor, source: Tensor, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The rows of survivors and of sources before merging; of targets, and where every token goes, after it."""
+    L, left = index.shape[1], keep.shape[1]
+    return _rows(keep, L), _rows(source, L), _rows(index.gather(1, target), left), _rows(index, left)
 
 
 def _rows(positions: Tensor, length: int) -> Tensor:

@@ -50,7 +50,9 @@ def selective_scan_backward(op: Callable) -> Callable:
         add: bool,
     ) -> tuple[Tensor, ...]:
         out, *leaves = saved or _flat(_recorded(op, inputs, reverse))
-        du, ddelta, dA, grad_B, grad_C, dD, grad_z, dbias = torch.autograd.grad(out, leaves, grad)
+        # A kept graph goes when the mixer's own does, which somebody may run backward again.
+        gradients = torch.autograd.grad(out, leaves, grad, retain_graph=bool(saved))
+        du, ddelta, dA, grad_B, grad_C, dD, grad_z, dbias = gradients
         _write(dB, grad_B, False)
         _write(dC, grad_C, False)
         _write(dz, grad_z, add)

@@ -214,4 +214,4 @@ def test_the_choice_of_the_backend():
 
 
 def test_every_field_is_compared():
-    assert {field.name for field in fields(fusion.Matching)} == set(POSITIONS)
+    assert {field.name for field in fields(fusion.Matching)} == {*POSITIONS, "rows"}
