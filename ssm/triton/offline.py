@@ -57,7 +57,7 @@ def compiling_for(capability: int) -> Iterator[list]:
     Yields:
         A list that gets every kernel that is launched, in this order: the same object if it was compiled before.
     """
-    run, active, launched = JITFunction.run, triton.runtime.driver._active, []
+    run, drivers, launched = JITFunction.run, dict(vars(triton.runtime.driver)), []
 
     def compile_only(self, *args, grid, warmup, **options):
         kernel = run(self, *args, grid=grid, warmup=True, **options)
@@ -70,7 +70,7 @@ def compiling_for(capability: int) -> Iterator[list]:
         yield launched
     finally:
         JITFunction.run = run
-        triton.runtime.driver._active = active
+        vars(triton.runtime.driver).update(drivers)
 
 
 def needs(kernel) -> Needs:
