@@ -74,7 +74,9 @@ class Matching:
         """
         exact = size.dtype in (torch.float32, torch.float64) and not size.requires_grad
         if exact and in_one_operation(hidden, residual, size):
-            return torch.ops.vim.merge(hidden, residual, size, self.keep, self.source, self.index, by_size)
+            positions = self.keep, self.source, self.index
+            hidden, residual, total = torch.ops.vim.merge(hidden, residual, size, *positions, by_size)
+            return hidden, residual, total.detach()  # autograd takes all that an operation returns for differentiable
         if by_size:
             return self.merge(hidden, size)[0], *self.merge(residual, size)
         return self.merge(hidden), self.merge(residual), self.group_sum(size)

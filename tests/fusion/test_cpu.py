@@ -213,5 +213,14 @@ def test_the_choice_of_the_backend():
     assert any("vim::match" in event.key for event in profile.key_averages())
 
 
+def test_every_layer_merges_in_one_operation():
+    hidden, residual = torch.randn(2, 2, 12, 3)
+    entering = Tokens(hidden.requires_grad_(), residual, torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 12))
+    with fusion.backend("cpu"), torch.profiler.profile() as profile:
+        left = TokenFusion(2)(TokenFusion(2)(entering))
+    assert not left.size.requires_grad
+    assert {event.key: event.count for event in profile.key_averages()}["vim::merge"] == 2
+
+
 def test_every_field_is_compared():
     assert {field.name for field in fields(fusion.Matching)} == {*POSITIONS, "rows"}
