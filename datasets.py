@@ -25,11 +25,11 @@ from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST
 from torchvision.datasets.folder import find_classes
 from torchvision.transforms import Compose
 
-from training import array_pickle
-from training.classes import class_names, follow_classes
-from training.decoding import open_image, to_rgb
-from training.image_folder import LinkedImageFolder
-from training.transforms import build_transform
+from training.data import array_pickle
+from training.data.classes import class_names, follow_classes
+from training.data.decoding import open_image, to_rgb
+from training.data.image_folder import LinkedImageFolder
+from training.data.transforms import build_transform
 from training.words import counted
 
 TIMM_PREFIXES = ("torch", "wds", "tfds")

@@ -11,12 +11,12 @@ from timm.data import Mixup
 from timm.utils import ModelEmaV3, accuracy, unwrap_model
 from torch import Tensor, nn
 
-from training.distributed import World, all_reduce
-from training.memory import PeakMemory
-from training.objectives import Objective
-from training.progress import Progress
-from training.randomness import seed_all
-from training.steps import BadSteps, EpochSums
+from training.runtime.distributed import World, all_reduce
+from training.runtime.memory import PeakMemory
+from training.runtime.progress import Progress
+from training.runtime.randomness import seed_all
+from training.step.objectives import Objective
+from training.step.sums import BadSteps, EpochSums
 
 
 def train_one_epoch(

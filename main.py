@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
-from training.options import parse_args
-from training.parser import check_known, fail
+from training.settings.command_line import parse_args
+from training.settings.parser import check_known, fail
 
 if __name__ == "__main__":
     parse_args()  # a wrong flag, or --help, is answered before PyTorch's import, which takes seconds
@@ -31,21 +31,29 @@ import fusion
 import ssm
 from engine import evaluate
 from models_mamba import VisionMamba, checkpoint_filter_fn
-from training import checkpoint
-from training.board import check_wandb, follow_with_wandb
-from training.broken_images import SkipBroken
-from training.check import check, leaving_no_directory
-from training.classes import check_all_there, class_names
-from training.distributed import World, all_reduce, be_deterministic, init_world, launched, main_process_first, relaunch
-from training.loaders import shared_out, steps_per_epoch, test_loader
-from training.logbook import Logbook, make_directory, open_directory, write_scores
-from training.models import build_model, check_model, check_teacher, choose_trained, fuse, start_from
-from training.overview import describe_evaluation, device_name, print_overview, versions
-from training.progress import length
-from training.rates import scaled_rates
-from training.run import Trainer, autocast_dtype, train
-from training.state import TrainingState, WeightAverage, changed_images, changed_settings
-from training.steps import EpochSums
+from preflight import check, leaving_no_directory
+from runner import Trainer, autocast_dtype, train
+from training.build.model import build_model, check_model, check_teacher, choose_trained, fuse, start_from
+from training.data.broken_images import SkipBroken
+from training.data.classes import check_all_there, class_names
+from training.data.loaders import shared_out, steps_per_epoch, test_loader
+from training.records.console import describe_evaluation, device_name, print_overview, versions
+from training.records.logbook import Logbook, make_directory, open_directory, write_scores
+from training.records.tensorboard import check_wandb, follow_with_wandb
+from training.runtime.distributed import (
+    World,
+    all_reduce,
+    be_deterministic,
+    init_world,
+    launched,
+    main_process_first,
+    relaunch,
+)
+from training.runtime.progress import length
+from training.settings.rates import scaled_rates
+from training.state import checkpoint
+from training.state.training_state import TrainingState, WeightAverage, changed_images, changed_settings
+from training.step.sums import EpochSums
 
 
 def main(argv: list[str] | None = None) -> None:

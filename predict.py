@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from models_mamba import VisionMamba
-from training import checkpoint
-from training.decoding import read_image
-from training.distributed import init_world
-from training.flags import add_checkpoint_flags, add_crop_flag, add_fusion_flags
-from training.models import fuse, restore
-from training.options import parse_over
-from training.parser import HelpFormatter, Parser, fail, positive
-from training.randomness import seed_all
-from training.transforms import build_transform
+from training.build.model import fuse, restore
+from training.data.decoding import read_image
+from training.data.transforms import build_transform
+from training.runtime.distributed import init_world
+from training.runtime.randomness import seed_all
+from training.settings.command_line import parse_over
+from training.settings.flags import add_checkpoint_flags, add_crop_flag, add_fusion_flags
+from training.settings.parser import HelpFormatter, Parser, fail, positive
+from training.state import checkpoint
 
 PROGRAM = "predict.py"
 

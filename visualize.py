@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import datasets
 from fusion import pictures
 from models_mamba import VisionMamba
-from training import checkpoint, decoding
-from training.flags import add_checkpoint_flags, add_data_flags, add_fusion_flags
-from training.models import fuse, restore
-from training.options import parse_over
-from training.parser import HelpFormatter, Parser, count, fail, path, positive
+from training.build.model import fuse, restore
+from training.data import decoding
+from training.settings.command_line import parse_over
+from training.settings.flags import add_checkpoint_flags, add_data_flags, add_fusion_flags
+from training.settings.parser import HelpFormatter, Parser, count, fail, path, positive
+from training.state import checkpoint
 from training.words import counted
 
 PROGRAM = "visualize.py"

@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import datasets
 from main import build_data, check_names
-from training.distributed import World
-from training.loaders import train_loader, usable_workers
-from training.models import build_model
-from training.options import get_args_parser, parse_args
-from training.overview import device_name, versions
-from training.parser import above_zero, fail
+from training.build.model import build_model
+from training.data.loaders import train_loader, usable_workers
+from training.records.console import device_name, versions
+from training.runtime.distributed import World
+from training.settings.command_line import get_args_parser, parse_args
+from training.settings.parser import above_zero, fail
 
 PROGRAM = "bench_data.py"
 

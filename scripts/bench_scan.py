@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import ssm
 from ssm import reference
 from ssm.__main__ import scan_inputs
-from training.overview import device_name, versions
+from training.records.console import device_name, versions
 
 SCANS = ((8, 197, 384, 16), (64, 65, 192, 16))
 

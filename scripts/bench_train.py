@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fusion
 import ssm
 from models_mamba import Tokens
-from training.overview import device_name, versions
+from training.records.console import device_name, versions
 
 
 def plan(text: str, depth: int) -> tuple[int, ...]:

@@ -26,9 +26,9 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fusion.pictures import PALETTE
-from training.experiments import baseline, by_experiment, common_name
-from training.parser import check_known
-from training.results import Run, Spread, find_runs, fused, strategy, write_runs
+from training.records.experiments import baseline, by_experiment, common_name
+from training.records.runs import Run, Spread, find_runs, fused, strategy, write_runs
+from training.settings.parser import check_known
 
 COLUMNS = (
     *("run", "strategy", "fused", "seeds", "epochs", "best top-1 %", "top-1 %", "s / epoch", "x time", "total"),

@@ -28,14 +28,14 @@ import ssm
 from engine import evaluate
 from fusion.pictures import PALETTE
 from models_mamba import VisionMamba
-from training import checkpoint
-from training.distributed import World, init_world
-from training.flags import add_checkpoint_flags, add_data_flags, add_fusion_method_flags
-from training.memory import PeakMemory
-from training.models import restore
-from training.options import parse_over
-from training.overview import device_name, versions
-from training.parser import HelpFormatter, Parser, fail, path, positive
+from training.build.model import restore
+from training.records.console import device_name, versions
+from training.runtime.distributed import World, init_world
+from training.runtime.memory import PeakMemory
+from training.settings.command_line import parse_over
+from training.settings.flags import add_checkpoint_flags, add_data_flags, add_fusion_method_flags
+from training.settings.parser import HelpFormatter, Parser, fail, path, positive
+from training.state import checkpoint
 
 PROGRAM = "sweep_tokens.py"
 COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second", "memory_mb")

@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import main
 import models_mamba
-from training.randomness import seed_all
+from training.runtime.randomness import seed_all
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
     """Processes that keep quiet about an error wait for the one that speaks; here they are alone."""
-    monkeypatch.setattr("training.parser.SECONDS_TO_SPEAK", 0)
+    monkeypatch.setattr("training.settings.parser.SECONDS_TO_SPEAK", 0)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchvision.datasets import CIFAR100, FashionMNIST, ImageFolder
 
 import datasets
-from training.options import parse_args
+from training.settings.command_line import parse_args
 
 RNG = np.random.default_rng(0)
 

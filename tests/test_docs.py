@@ -22,7 +22,7 @@ from torch.distributed import run as torchrun
 
 import main
 import ssm
-from training.options import parse_args
+from training.settings.command_line import parse_args
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

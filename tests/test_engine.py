@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from engine import evaluate, mix, train_one_epoch
-from training.distributed import World
-from training.memory import PeakMemory
-from training.objectives import Classification
-from training.steps import BadSteps, EpochSums
+from training.runtime.distributed import World
+from training.runtime.memory import PeakMemory
+from training.step.objectives import Classification
+from training.step.sums import BadSteps, EpochSums
 
 WORLD = World(torch.device("cpu"), 0, 1)
 

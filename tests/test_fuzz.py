@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import datasets
 import fusion
 from models_mamba import VisionMamba, checkpoint_filter_fn
-from training import checkpoint
-from training.entries import KINDS, check_entries
-from training.options import RUN_SETTINGS, get_args_parser, parse_over
-from training.results import find_runs, read_log
+from training.records.runs import find_runs, read_log
+from training.settings.command_line import RUN_SETTINGS, get_args_parser, parse_over
+from training.state import checkpoint
+from training.state.entries import KINDS, check_entries
 
 FUZZ = settings(
     deadline=None,

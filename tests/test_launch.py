@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.results import read_log
+from training.records.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 README_COMMAND = re.search(r"^    (python -m torch\.distributed\.launch .*)$", (ROOT / "README.md").read_text(), re.M)

@@ -22,14 +22,14 @@ from torch.utils.data import IterableDataset
 import datasets
 import main
 import models_mamba
+import runner as run_module
 import visualize
 from fusion import pictures
 from models_mamba import VisionMamba
-from training import run as run_module
-from training.distributed import World
-from training.loaders import train_loader
-from training.options import parse_args
-from training.results import read_log
+from training.data.loaders import train_loader
+from training.records.runs import read_log
+from training.runtime.distributed import World
+from training.settings.command_line import parse_args
 
 PLAIN = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --drop-path 0 --num_workers 0".split()
 CPU = World(torch.device("cpu"), 0, 1)
@@ -292,7 +292,7 @@ def test_the_main_process_alone_downloads(monkeypatch, rank):
     args = parse_args([*PLAIN, "--download"])
     asked = []
     monkeypatch.setattr(datasets, "build_dataset", lambda train, args, classes: (asked.append(args.download), 10))
-    monkeypatch.setattr("training.distributed.barrier", lambda world: None)
+    monkeypatch.setattr("training.runtime.distributed.barrier", lambda world: None)
     main.build_data(args, CPU._replace(rank=rank, size=2))
     assert asked == [rank == 0] * 2
 
@@ -339,7 +339,7 @@ def test_mixed_precision_is_said_and_done(run, monkeypatch):
 
 
 def test_more_workers_than_cores_are_lowered_and_said(run, monkeypatch):
-    monkeypatch.setattr("training.loaders.os.sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr("training.data.loaders.os.sched_getaffinity", lambda pid: {0}, raising=False)
     assert "1 loading process (--num_workers 25 lowered to the cores there are)" in run(
         "--epochs", 1, "--num_workers", 25
     )

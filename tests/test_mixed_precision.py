@@ -7,9 +7,9 @@ from torch import nn
 import fusion
 from engine import train_one_epoch
 from models_mamba import VisionMamba
-from training.distributed import World
-from training.memory import PeakMemory
-from training.objectives import Classification
+from training.runtime.distributed import World
+from training.runtime.memory import PeakMemory
+from training.step.objectives import Classification
 
 CPU = World(torch.device("cpu"), 0, 1)
 

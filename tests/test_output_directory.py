@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import main
-from training.logbook import Logbook
-from training.results import read_log
+from training.records.logbook import Logbook
+from training.records.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 PLAIN = "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8".split()
@@ -42,7 +42,7 @@ def error(run, capsys):
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from training.lock import locked
+from training.records.lock import locked
 
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:

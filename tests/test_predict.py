@@ -8,8 +8,8 @@ from PIL import Image
 
 import datasets
 import predict
-from training.models import build_model
-from training.options import parse_args
+from training.build.model import build_model
+from training.settings.command_line import parse_args
 
 
 @pytest.fixture(scope="module")

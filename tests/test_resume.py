@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import main
-from training import run as run_module
-from training.results import read_log
+import runner as run_module
+from training.records.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 # All that is random is on: augmentation, repeats, mixup, drop path; an average of the weights; a rate for each

@@ -1,1 +1,1 @@
-"""The harness around the engine: options, processes, loaders, losses, memory, logs and checkpoints."""
+"""The harness around the engine, in rooms: settings, runtime, data, step, state, records and build."""

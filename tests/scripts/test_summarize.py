@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from scripts import summarize as program
-from training.experiments import by_experiment
-from training.results import Spread, find_runs
+from training.records.experiments import by_experiment
+from training.records.runs import Spread, find_runs
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "summarize.py"

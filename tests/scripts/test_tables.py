@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import fusion
-from training.experiments import AUGMENTATION, NOT_COMPARED
-from training.options import get_args_parser, parse_args
-from training.results import find_runs
+from training.records.experiments import AUGMENTATION, NOT_COMPARED
+from training.records.runs import find_runs
+from training.settings.command_line import get_args_parser, parse_args
 
 ROOT = Path(__file__).parents[2]
 PAPER = ("cifar100_vim_tiny", "cifar100_vim_small", "imagenet_vim_tiny")

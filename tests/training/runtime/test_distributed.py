@@ -1,0 +1,113 @@
+"""Devices and meeting places. Several real processes are started in tests/test_launch.py."""
+
+import os
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from training.runtime import distributed
+from training.runtime.distributed import (
+    World,
+    all_reduce,
+    check_gpu,
+    init_world,
+    launched,
+    main_process_first,
+    relaunch,
+)
+
+ALONE = World(torch.device("cpu"), 0, 1)
+
+
+@pytest.mark.parametrize("device", ["tpu", "gpu", "mps", "cpu:x"])
+def test_unknown_devices(device):
+    with pytest.raises(ValueError, match=f"--device {device}: "):
+        init_world(device)
+
+
+def test_the_default_device_is_what_there_is():
+    world = init_world(None)
+    assert world.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+
+
+def test_one_process_sums_alone():
+    assert all_reduce([1.0, 2.0], ALONE) == [1.0, 2.0]
+    assert main_process_first(ALONE, lambda: "built") == "built"
+
+
+def test_launchers_are_noticed(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    assert not launched()
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # a batch job or shell, in which nothing started several processes
+    assert not launched()
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert launched()
+    monkeypatch.delenv("SLURM_NTASKS")
+    monkeypatch.setenv("RANK", "0")
+    assert launched()
+
+
+@pytest.mark.parametrize(
+    ("device", "local_rank", "found", "complaint"),
+    [
+        ("cuda", 0, 0, "--device cuda: PyTorch finds no CUDA GPU here"),
+        ("cuda:7", 0, 2, "--device cuda:7, local process 0: this machine has 2 GPUs"),
+        ("cuda", 3, 2, "--device cuda, local process 3: this machine has 2 GPUs"),
+        ("cuda", 1, 2, None),
+        ("cuda:1", 0, 2, None),
+    ],
+)
+def test_gpus_that_are_not_there(monkeypatch, device, local_rank, found, complaint):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    with nullcontext() if complaint is None else pytest.raises(ValueError, match=complaint):
+        check_gpu(device)
+
+
+@pytest.mark.parametrize(
+    ("url", "meeting"),
+    [("env://", ["--standalone"]), ("tcp://10.0.0.1:29501", ["--master-addr", "10.0.0.1", "--master-port", "29501"])],
+)
+def test_relaunching_repeats_the_command(monkeypatch, url, meeting):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
+    monkeypatch.setattr(sys, "argv", ["main.py", "--epochs", "1"])
+    relaunch(3, url)
+    expected = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=3",
+        *meeting,
+        "main.py",
+        "--epochs",
+        "1",
+    ]
+    assert started == [expected]
+
+
+@pytest.mark.parametrize("url", ["http://x:1", "tcp://host", "tcp://host:port", "file:///tmp/x"])
+def test_other_meeting_places_are_refused(url):
+    with pytest.raises(ValueError, match="must be env:// or tcp://HOST:PORT"):
+        relaunch(2, url)
+
+
+def test_others_build_after_the_main_process(monkeypatch):
+    events = []
+    monkeypatch.setattr(distributed, "barrier", lambda world: events.append("barrier"))
+    for rank in (0, 1):
+        main_process_first(ALONE._replace(rank=rank, size=2), lambda: events.append("build"))
+    assert events == ["build", "barrier", "barrier", "build"]
+
+
+def test_a_failure_on_the_main_process_frees_the_others(monkeypatch):
+    events = []
+    monkeypatch.setattr(distributed, "barrier", lambda world: events.append("barrier"))
+    with pytest.raises(ValueError, match="no data"):
+        main_process_first(ALONE._replace(size=2), lambda: (_ for _ in ()).throw(ValueError("no data")))
+    assert events == ["barrier"]

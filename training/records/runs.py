@@ -1,0 +1,207 @@
+"""Finished and unfinished runs, read back from what they left."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import NamedTuple
+
+from training.settings.command_line import get_args_parser
+
+COLUMNS = (
+    "epoch",
+    "test_acc1",
+    "train_seconds",
+    "peak_memory_mb",
+    "training_memory_mb",
+)  # of log.txt, that tables need
+PATHS = ("output_dir", "data_path", "config", "resume", "weights")  # where a run was, which no other machine has
+FILES = ("finetune", "teacher_path")  # what a run started from, known by its name alone
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: That of its directory, without the -seedS that tells it from its repetitions.
+        settings: Its flags and what followed from them: the entries of args.json.
+        epochs: The lines of log.txt, in order.
+        source: Its directory, or the file that holds it.
+    """
+
+    name: str
+    settings: dict
+    epochs: list[dict]
+    source: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every epoch is done."""
+        return bool(self.epochs) and self.epochs[-1]["epoch"] + 1 >= self.settings["last_epoch"]
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median time to train one, so that a slow moment of the machine doesn't count."""
+        return median(epoch["train_seconds"] for epoch in self.epochs)
+
+    def largest(self, column: str) -> float:
+        """The largest value of a column of the log."""
+        return max(epoch[column] for epoch in self.epochs)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens in a layer, on the mean of the layers: what time and memory should follow."""
+        return mean(self.settings["token_counts"][:-1])
+
+
+class Spread(NamedTuple):
+    """A mean over runs, and their standard deviation where there are several."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        values = list(values)
+        return cls(mean(values), stdev(values) if len(values) > 1 else None)
+
+
+def read_log(path: Path) -> list[dict]:
+    """The epochs of a log.txt, in order; a last line that a crash left half written is none.
+
+    Raises:
+        ValueError: Another line is not what Logbook writes, or its epoch is not after the one before.
+    """
+    lines = path.read_text(errors="replace").splitlines()
+    epochs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            epoch = json.loads(line)
+            epochs.append(epoch | {"epoch": int(epoch["epoch"])})
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}: line {number} is no epoch of a run") from None
+        if len(epochs) > 1 and epochs[-1]["epoch"] <= epochs[-2]["epoch"]:
+            before, here = (line["epoch"] for line in epochs[-2:])
+            raise ValueError(f"{path}: line {number}: epoch {here} after epoch {before}, as where two runs wrote it")
+    return epochs
+
+
+def read_run(directory: Path) -> Run:
+    """Read a run's output directory.
+
+    Raises:
+        ValueError: It holds no run, or one that can't be read.
+    """
+    try:
+        settings = json.loads((directory / "args.json").read_text())
+        epochs = read_log(directory / "log.txt")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{directory}: no run to read ({error})") from None
+    _check(settings, epochs, directory)
+    name = directory.resolve().name.removesuffix(f"-seed{settings.get('seed')}")
+    return Run(name, _default_settings() | settings, epochs, str(directory))
+
+
+@cache
+def _default_settings() -> dict:
+    """What flags that are newer than a run would have been in it."""
+    return vars(get_args_parser().parse_args([]))
+
+
+def _check(settings: object, epochs: object, source: Path) -> None:
+    """See that all that a table shows is there and of its kind; ValueError where it is not."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("fusion_strategy"), str):
+        raise ValueError(f"{source}: holds no settings of a run")
+    counts = settings.get("token_counts")
+    if not (isinstance(counts, list) and len(counts) > 1 and all(map(_is_number, counts)) and min(counts) > 0):
+        raise ValueError(f"{source}: holds no token_counts")
+    if not _is_number(settings.get("last_epoch")):
+        raise ValueError(f"{source}: doesn't say its last_epoch")
+    if not (settings.get("flops") is None or _is_number(settings["flops"])):
+        raise ValueError(f"{source}: its flops are no number")
+    for name in FILES:
+        if not isinstance(settings.get(name) or "", str):
+            raise ValueError(f"{source}: its {name} names no file")
+    if not (isinstance(epochs, list) and all(isinstance(epoch, dict) for epoch in epochs)):
+        raise ValueError(f"{source}: holds no epochs of a run")
+    if not (_is_shallow(settings) and _is_shallow(epochs)):
+        raise ValueError(f"{source}: what it holds is nested deeper than a run's settings and epochs")
+    for epoch in epochs:
+        missing = [name for name in COLUMNS if not _is_number(epoch.get(name))]
+        if missing or epoch["train_seconds"] <= 0:
+            raise ValueError(f"{source}: an epoch has no {missing[0] if missing else 'train_seconds'}")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that a table can show: finite, and no larger than anything that a run counts."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+
+
+def _is_shallow(value: object, levels: int = 4) -> bool:
+    """Whether lists and dictionaries are at most so many levels deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in inner)
+
+
+def find_runs(path: Path) -> list[Run]:
+    """Every run in a directory or below it, or in a file that write_runs left.
+
+    Raises:
+        ValueError: There is none, or one that can't be read.
+    """
+    if path.is_file():
+        return _read_file(path)
+    directories = sorted(args.parent for args in path.rglob("args.json"))
+    if not directories:
+        raise ValueError(f"{path}: no run is there (no args.json in it or below)")
+    return [read_run(directory) for directory in directories]
+
+
+def _read_file(path: Path) -> list[Run]:
+    try:
+        runs = [(run["name"], run["settings"], run["epochs"]) for run in json.loads(path.read_text())["runs"]]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a file of runs ({error!r})") from None
+    for name, settings, epochs in runs:
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: a run has no name")
+        _check(settings, epochs, path)
+    return [Run(name, _default_settings() | settings, epochs, f"{path} ({name})") for name, settings, epochs in runs]
+
+
+def write_runs(path: Path, runs: list[Run], about: dict) -> None:
+    """Write runs into one file, which find_runs reads: a header and all that they logged, without paths."""
+    plain = [
+        {
+            "name": run.name,
+            "settings": without(run.settings, PATHS),
+            "epochs": run.epochs,
+        }
+        for run in runs
+    ]
+    path.write_text(json.dumps(about | {"runs": plain}, indent=1) + "\n")
+
+
+def without(settings: dict, names: tuple[str, ...]) -> dict:
+    """The settings but those; of files that a run started from, the name alone."""
+    files = {name: Path(settings[name]).name for name in FILES if settings.get(name)}
+    return {name: value for name, value in (settings | files).items() if name not in names}
+
+
+def fused(run: Run) -> int:
+    """Tokens that fuse in all layers together."""
+    return run.settings["token_counts"][0] - run.settings["token_counts"][-1]
+
+
+def strategy(run: Run) -> str:
+    """Its strategy in words, with its layer."""
+    if run.settings.get("fusion_plan"):
+        return "plan"
+    name, layer = run.settings["fusion_strategy"], run.settings.get("fusion_layer")
+    where = {"upper": f" from {layer}", "lower": f" below {layer}"} if layer is not None else {}
+    return name + where.get(name, "")

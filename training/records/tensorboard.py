@@ -1,0 +1,92 @@
+"""What TensorBoard shows of a run: scalars in a few groups, pictures, and its settings beside its results."""
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from training.records.runs import Run, fused, strategy
+
+# How the names of each group's columns in log.txt end.
+GROUPS = {
+    "accuracy": ("_acc1", "_acc5"),
+    "loss": ("_loss",),
+    "optimizer": ("lr", "_grad_norm", "skipped_steps"),
+    "time": ("_seconds", "_per_second"),
+    "memory": ("_mb",),
+}
+# The settings that runs are compared by, beside what fuses.
+COMPARED = ("model", "data_set", "epochs", "global_batch", "scaled_lr", "weight_decay", "drop_path", "seed")
+
+
+def tag(column: str) -> str:
+    """Where a column of the log stands, such as accuracy/test_acc1."""
+    return f"{next((group for group, ends in GROUPS.items() if column.endswith(ends)), 'run')}/{column}"
+
+
+def check_wandb() -> None:
+    """ValueError where Weights & Biases is not installed."""
+    if find_spec("wandb") is None:
+        raise ValueError("--log-wandb: needs the package wandb: pip install wandb")
+
+
+def follow_with_wandb(project: str, settings: dict) -> None:
+    """Let Weights & Biases take over all that TensorBoard is given from now on; a run that goes on stays one run.
+
+    Raises:
+        OSError: It can't be reached, or doesn't know the user.
+    """
+    import wandb  # no run needs it that doesn't ask for it
+
+    directory = Path(settings["output_dir"]).resolve()
+    known_as = hashlib.sha1(str(directory).encode()).hexdigest()[:16]
+    try:
+        wandb.init(
+            project=project,
+            name=directory.name,
+            id=known_as,
+            resume="allow",
+            config=settings,
+            sync_tensorboard=True,
+        )
+    except Exception as error:  # it has its own kinds
+        raise OSError(f"--log-wandb: {error}") from error
+
+
+class Board:
+    """Writes TensorBoard's files into a run's output directory.
+
+    Args:
+        output_dir: The run's own directory.
+        start_epoch: What is there of this epoch and later ones is hidden: a resumed run writes it again.
+    """
+
+    def __init__(self, output_dir: Path, start_epoch: int) -> None:
+        self.writer = SummaryWriter(str(output_dir), purge_step=start_epoch)
+
+    def scalars(self, epoch: int, values: dict[str, float]) -> None:
+        """Add an epoch's numbers by their columns."""
+        for column, value in values.items():
+            self.writer.add_scalar(tag(column), value, epoch)
+        self.writer.flush()
+
+    def pictures(self, epoch: int, figures: dict[str, Figure]) -> None:
+        """Add figures by name."""
+        for name, figure in figures.items():
+            self.writer.add_figure(f"pictures/{name}", figure, epoch)
+        self.writer.flush()
+
+    def images(self, epoch: int, name: str, pixels: Tensor) -> None:
+        """Add images [N, 3, H, W] of values from 0 to 1 side by side."""
+        self.writer.add_images(f"images/{name}", pixels, epoch)
+        self.writer.flush()
+
+    def result(self, run: Run, results: dict[str, float]) -> None:
+        """Add the row by which TensorBoard's table of hyperparameters compares a finished run with others."""
+        # TensorBoard shows the first few columns by the alphabet until it is asked for more: what fuses is among them.
+        compared = {"fused": fused(run), "fusion": strategy(run)} | {name: run.settings[name] for name in COMPARED}
+        self.writer.add_hparams(compared, {f"result/{name}": value for name, value in results.items()}, run_name=".")
+        self.writer.flush()

@@ -1,0 +1,1 @@
+"""What training changes, and the files that hold it between two runs."""

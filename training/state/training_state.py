@@ -1,0 +1,201 @@
+"""What training changes: all that a checkpoint must hold to go on from it."""
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+from timm.scheduler import PlateauLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from fusion import CHOICES
+from models_mamba import VisionMamba
+from training.runtime.memory import MB
+from training.state.entries import check_entries
+from training.state.optimizer_state import group_names, load_optimizer
+from training.step.sums import EpochSums
+
+PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
+class WeightAverage(ModelEmaV3):
+    """timm's moving average of weights with a warm-up that counts its own steps, so that a restart goes on with it."""
+
+    def __init__(self, model: nn.Module, decay: float, device: torch.device | None = None) -> None:
+        super().__init__(model, decay=decay, use_warmup=True, device=device)
+        self.steps = 0
+
+    def update(self, model: nn.Module) -> None:
+        """Move towards the model's weights of now."""
+        self.steps += 1
+        super().update(model, step=self.steps)
+
+
+@dataclass
+class TrainingState:
+    """The moving parts of a training.
+
+    Attributes:
+        model: The model itself, unwrapped.
+        ema: Average of its weights, if one is kept.
+        opt: timm's name of the optimizer.
+        optimizer: Updates the model.
+        scheduler: Sets the learning rate, of each epoch or of each step.
+        scaler: Scales the loss under fp16.
+        settings: The run's flags, as plain data: other programs make the same model from them.
+        classes: Names of the classes in the order of the labels, as far as the data name them.
+        images: How many training images there are; 0 for a stream.
+        updates_per_epoch: Steps of an epoch, where the scheduler goes by steps.
+        epoch: The epoch to train next, or to go on with.
+        sums: What that epoch has summed up so far.
+        best_acc1: Best top-1 on the test images so far, in percent.
+    """
+
+    model: VisionMamba
+    ema: WeightAverage | None
+    opt: str
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
+    scaler: torch.amp.GradScaler | None
+    settings: dict
+    classes: list[str] | None = None
+    images: int = 0
+    updates_per_epoch: int = 0
+    epoch: int = 0
+    sums: EpochSums = field(default_factory=EpochSums)
+    best_acc1: float = 0.0
+
+    def state_dict(self) -> dict:
+        """Tensors and plain data; `model` and `model_ema` are state dicts under the published key."""
+        return {
+            "model": self.model.state_dict(),
+            "model_ema": self.ema.module.state_dict() if self.ema else None,
+            "ema_steps": self.ema.steps if self.ema else 0,
+            "grid_size": self.model.patch_embed.grid_size,
+            "opt": self.opt,
+            "optimizer": self.optimizer.state_dict(),
+            "optimizer_names": group_names(self.optimizer, self.model),
+            "scheduler": plateau_state(self.scheduler) if isinstance(self.scheduler, PlateauLRScheduler) else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "settings": self.settings,
+            "classes": self.classes,
+            "images": self.images,
+            "epoch": self.epoch,
+            "sums": asdict(self.sums),
+            "best_acc1": self.best_acc1,
+        }
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Continue from a checkpoint; the model's own weights are loaded before, also for evaluation alone.
+
+        Raises:
+            ValueError: The checkpoint holds weights only, comes from another optimizer or grid of patches, or
+                has entries of another kind.
+        """
+        optional = ("settings", "classes", "images", "sums", "optimizer_names")
+        missing = [name for name in self.state_dict() if name not in saved and name not in optional]
+        if missing:
+            raise ValueError(f"holds no {', '.join(missing)}: evaluate it with --eval, it can't be continued")
+        check_entries(saved)
+        if saved["opt"] != self.opt:
+            raise ValueError(f"was trained by --opt {saved['opt']} and can't be continued by {self.opt}")
+        grid = self.model.patch_embed.grid_size
+        if tuple(saved["grid_size"]) != grid:  # the optimizer's averages would be those of other patches
+            raise ValueError(f"was trained on {saved['grid_size']} patches and can't be continued on {grid}")
+        try:
+            self._load(saved)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"can't be continued ({error!r})") from error
+
+    def _load(self, saved: dict) -> None:
+        names = group_names(self.optimizer, self.model)
+        load_optimizer(self.optimizer, saved["optimizer"], names, saved.get("optimizer_names"))
+        if self.scaler and saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])
+        if self.ema:
+            # A run that kept no average so far starts one from its weights.
+            self.ema.module.load_state_dict(saved["model_ema"] or saved["model"])
+            self.ema.steps = saved["ema_steps"]
+        self.epoch, self.best_acc1 = saved["epoch"], saved["best_acc1"]
+        self.sums = EpochSums(**saved.get("sums", {}))
+        if isinstance(self.scheduler, PlateauLRScheduler) and saved["scheduler"]:
+            load_plateau(self.scheduler, saved["scheduler"])
+        else:
+            self.scheduler.step(self.epoch)
+
+    def optimizer_mb(self) -> float:
+        """What the optimizer has gathered, in MB of 2**20 bytes."""
+        entries = [entry for state in self.optimizer.state.values() for entry in state.values()]
+        return sum(entry.nbytes for entry in entries if isinstance(entry, torch.Tensor)) / MB
+
+    def set_rate(self) -> None:
+        """Set the learning rate of the step to come, where the scheduler goes by steps."""
+        self.scheduler.step_update(self.epoch * self.updates_per_epoch + self.sums.steps)
+
+    def evaluated_models(self) -> list[tuple[str, nn.Module]]:
+        """The models to evaluate, each with the prefix of its scores in the log; an average kept apart is none."""
+        device = next(self.model.parameters()).device
+        averages = [("test_ema", self.ema.module)] if self.ema and self.ema.device in (None, device) else []
+        return [("test", self.model), *averages]
+
+    def finish_epoch(self, acc1: float) -> None:
+        """Count the epoch, with its top-1, and set the learning rate of the next one."""
+        self.epoch += 1
+        self.sums = EpochSums()
+        self.best_acc1 = max(self.best_acc1, acc1)
+        self.scheduler.step(self.epoch, acc1)
+
+
+# What a run can't change on its way and end as if it had not been interrupted: the flag, or what it is called.
+KEPT_SETTINGS = {
+    "model": "--model",
+    "data_set": "--data-set",
+    "repeated_aug": "--repeated-aug",
+    "batch_size": "--batch-size",
+    "grad_accum_steps": "--grad-accum-steps",
+    "if_random_cls_token_position": "--if_random_cls_token_position",
+    "if_random_token_rank": "--if_random_token_rank",
+    "processes": "the number of processes",
+    "seed": "--seed",
+    "token_counts": "the fusion plan's tokens",
+    **{f"fusion_{name}": f"--fusion-{name}" for name in CHOICES},
+}
+
+
+def changed_settings(saved: dict, now: dict) -> list[str]:
+    """What differs between a checkpoint's settings and those of now, among KEPT_SETTINGS, in words."""
+    return [
+        f"{label} was {saved[name]} and is {now[name]}"
+        for name, label in KEPT_SETTINGS.items()
+        if name in saved and saved[name] != now[name]
+    ]
+
+
+def changed_images(saved: dict, now: int) -> list[str]:
+    """Whether there are other training images than for a checkpoint, in words; they may have moved."""
+    before = saved.get("images") or now
+    return [f"the number of training images was {before} and is {now}"] if before != now else []
+
+
+def plateau_state(scheduler: PlateauLRScheduler) -> dict:
+    """What the epoch doesn't tell, as for every other schedule: the best top-1, the epochs since, and the rates."""
+    return {
+        "counts": {name: getattr(scheduler.lr_scheduler, name) for name in PLATEAU_COUNTS},
+        "restore_lr": scheduler.restore_lr,
+        "lr": [group["lr"] for group in scheduler.optimizer.param_groups],
+    }
+
+
+def load_plateau(scheduler: PlateauLRScheduler, saved: dict) -> None:
+    """Go on from plateau_state, with patience, factor and least rate as they are given now.
+
+    Raises:
+        ValueError: The rates are those of other groups of weights.
+    """
+    if len(saved["lr"]) != len(scheduler.optimizer.param_groups):
+        raise ValueError("under --sched plateau, --weight-decay and --layer-decay must group the weights as before")
+    for name in PLATEAU_COUNTS:
+        setattr(scheduler.lr_scheduler, name, saved["counts"][name])
+    scheduler.restore_lr = saved["restore_lr"]
+    for group, rate in zip(scheduler.optimizer.param_groups, saved["lr"], strict=True):
+        group["lr"] = rate

@@ -1,0 +1,80 @@
+"""What a step minimises: a loss of the model's logits, alone or with a teacher's or a second sub-model's."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from timm.task import DistillationTeacher
+from torch import Tensor, nn
+
+from training.data.transforms import normalisation
+
+
+class Objective(Protocol):
+    """Gives the loss, a scalar, of a model on images [B, C, H, W] with labels [B] or targets [B, classes]."""
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A criterion of logits and targets, and nothing else."""
+
+    criterion: nn.Module
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return self.criterion(model(images), targets)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A criterion, and likeness to a teacher's logits (DeiT, arXiv 2012.12877, section 4).
+
+    Attributes:
+        criterion: Of logits and targets.
+        teacher: A trained model of coloured images with its own normalisation; grey ones become three equal channels.
+        hard: Learn the teacher's most likely class; else its probabilities, by the Kullback-Leibler divergence.
+        alpha: The teacher's share of the loss.
+        tau: Temperature of the probabilities.
+    """
+
+    criterion: nn.Module
+    teacher: DistillationTeacher
+    hard: bool
+    alpha: float
+    tau: float
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        logits = model(images)
+        with torch.no_grad():
+            mean, std = (images.new_tensor(c).view(1, -1, 1, 1) for c in normalisation(images.shape[1]))
+            taught = self.teacher(self.teacher.normalize_input(images, mean, std))
+        return (1 - self.alpha) * self.criterion(logits, targets) + self.alpha * self.unlikeness(logits, taught)
+
+    def unlikeness(self, logits: Tensor, taught: Tensor) -> Tensor:
+        """How far the logits are from the teacher's, both [B, classes]."""
+        if self.hard:
+            return F.cross_entropy(logits, taught.argmax(dim=1))
+        ours, theirs = (F.log_softmax(either.float() / self.tau, dim=1) for either in (logits, taught))
+        # Divided by batch and classes, and gradients kept as large at any temperature, as in DeiT.
+        return F.kl_div(ours, theirs, reduction="sum", log_target=True) * self.tau**2 / logits.numel()
+
+
+@dataclass(frozen=True)
+class Cosub:
+    """Two sub-models, as drop path draws them, on the same images, each also taught by the other
+    (Co-training 2^L Submodels, arXiv 2212.04884, section 3): as published, by the sigmoid of each class.
+
+    Attributes:
+        criterion: Of logits and targets.
+    """
+
+    criterion: nn.Module
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        first, second = model(torch.cat((images, images))).chunk(2)
+        loss = self.criterion(first, targets) + self.criterion(second, targets)
+        for taught, teacher in ((first, second), (second, first)):
+            loss = loss + F.binary_cross_entropy_with_logits(taught, teacher.detach().sigmoid())
+        return loss / 4
