@@ -4,7 +4,6 @@
 label; what cannot be read is a ValueError or FileNotFoundError of one line.
 """
 
-import argparse
 import difflib
 import gzip
 import json
@@ -30,13 +29,15 @@ from training.data.classes import class_names, follow_classes
 from training.data.decoding import open_image, to_rgb
 from training.data.image_folder import LinkedImageFolder
 from training.data.transforms import build_transform
+from training.settings.images import DataSettings
+from training.settings.settings import Settings
 from training.words import counted
 
 TIMM_PREFIXES = ("torch", "wds", "tfds")
 DEBIAN_FMNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
 
 
-def build_dataset(is_train: bool, args: argparse.Namespace, classes: list[str] | None = None) -> tuple[Dataset, int]:
+def build_dataset(is_train: bool, settings: Settings, classes: list[str] | None = None) -> tuple[Dataset, int]:
     """Build the training or the validation split of `args.data_set`, transforms included.
 
     Args:
@@ -52,26 +53,26 @@ def build_dataset(is_train: bool, args: argparse.Namespace, classes: list[str] |
         ValueError: An unknown name, a flag that does not fit, or data that are not what they should be.
         FileNotFoundError: The data are not there; says what was looked for, where, and how to get it.
     """
-    check(args)
-    transform = build_transform(is_train, args)
-    dataset = BUILDERS.get(args.data_set.upper(), _timm)(is_train, args)
+    check(settings)
+    transform = build_transform(is_train, settings)
+    dataset = BUILDERS.get(settings.data_set.upper(), _timm)(is_train, settings)
     dataset.transform = Compose([to_rgb, transform])
     if classes:
         try:
             follow_classes(dataset, classes)
         except ValueError as error:
             split = "training" if is_train else "validation"
-            raise ValueError(f"--data-path {args.data_path}: the {split} images have {error}") from None
-    return dataset, _num_classes(dataset, args, classes)
+            raise ValueError(f"--data-path {settings.data_path}: the {split} images have {error}") from None
+    return dataset, _num_classes(dataset, settings, classes)
 
 
-def check(args: argparse.Namespace) -> None:
+def check(settings: DataSettings) -> None:
     """Check that the name is known and that a path is given where one is needed; reads nothing.
 
     Raises:
         ValueError: The name or the path does not do; names the flag, and for an unknown name the nearest ones.
     """
-    name = args.data_set
+    name = settings.data_set
     prefix, slash, _ = name.lower().partition("/")
     if slash and prefix in ("hfds", "hfids"):
         raise ValueError(
@@ -83,14 +84,14 @@ def check(args: argparse.Namespace) -> None:
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         known = ", ".join([*BUILDERS, *(f"{prefix}/..." for prefix in TIMM_PREFIXES)])
         raise ValueError(f"--data-set {name}: no such data set; {hint}known are {known}")
-    if not args.data_path and name.upper() not in ("DIGITS", "FMNIST"):
+    if not settings.data_path and name.upper() not in ("DIGITS", "FMNIST"):
         raise ValueError(f"--data-set {name} needs --data-path")
 
 
-def check_indexed(args: argparse.Namespace) -> None:
+def check_indexed(settings: DataSettings) -> None:
     """Check that single images can be asked for; ValueError for a stream."""
-    if args.data_set.lower().startswith(("wds/", "tfds/")):
-        raise ValueError(f"--data-set {args.data_set}: is a stream, of which no single images can be asked for")
+    if settings.data_set.lower().startswith(("wds/", "tfds/")):
+        raise ValueError(f"--data-set {settings.data_set}: is a stream, of which no single images can be asked for")
 
 
 class LabelledImages(Dataset):
@@ -137,21 +138,20 @@ def _in_memory(
     return LabelledImages(images, labels, classes, Image.fromarray)
 
 
-def _num_classes(dataset: Dataset, args: argparse.Namespace, classes: list[str] | None) -> int:
+def _num_classes(dataset: Dataset, settings: DataSettings, classes: list[str] | None) -> int:
     reader = getattr(dataset, "reader", None)
     own = len(getattr(dataset, "classes", None) or getattr(reader, "class_to_idx", None) or ())
     known = len(classes) if classes and class_names(dataset) else own
-    if not (known or args.nb_classes):
-        raise ValueError(f"--data-set {args.data_set} does not say how many classes it has: give --nb-classes")
-    if args.nb_classes and args.nb_classes < known:
-        raise ValueError(
-            f"--nb-classes {args.nb_classes}: --data-set {args.data_set} has {counted(known, 'class', 'classes')}"
-        )
-    return args.nb_classes or known
+    if not (known or settings.nb_classes):
+        raise ValueError(f"--data-set {settings.data_set} does not say how many classes it has: give --nb-classes")
+    if settings.nb_classes and settings.nb_classes < known:
+        there = f"--data-set {settings.data_set} has {counted(known, 'class', 'classes')}"
+        raise ValueError(f"--nb-classes {settings.nb_classes}: {there}")
+    return settings.nb_classes or known
 
 
 def _find(
-    args: argparse.Namespace, names: list[str], folders: list[Path], advice: str, source: type[Dataset] | None = None
+    settings: DataSettings, names: list[str], folders: list[Path], advice: str, source: type[Dataset] | None = None
 ) -> list[Path]:
     """Find the files `names`, plain or gzipped, in the first of `folders` that has them all.
 
@@ -161,14 +161,14 @@ def _find(
         paths = [next(filter(Path.is_file, (folder / name, folder / f"{name}.gz")), None) for name in names]
         if all(paths):
             return paths
-    missing = f"--data-set {args.data_set}: no {' and '.join(names)} in {' or '.join(map(str, folders))}"
-    if not (source and args.download and args.data_path):
+    missing = f"--data-set {settings.data_set}: no {' and '.join(names)} in {' or '.join(map(str, folders))}"
+    if not (source and settings.download and settings.data_path):
         raise FileNotFoundError(f"{missing}; {advice}")
     try:
-        source(args.data_path, download=True)
+        source(settings.data_path, download=True)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(f"{missing}; download failed ({_one_line(error)}); {advice}") from error
-    return _find(args, names, folders, advice)
+    return _find(settings, names, folders, advice)
 
 
 def _one_line(error: Exception) -> str:
@@ -186,7 +186,7 @@ def _read(path: Path) -> bytes:
         raise ValueError(f"{path}: broken gzip file ({error})") from error
 
 
-def _digits(is_train: bool, args: argparse.Namespace) -> LabelledImages:
+def _digits(is_train: bool, settings: Settings) -> LabelledImages:
     """Build scikit-learn's 1,797 digits of 8x8 pixels; the same stratified fifth is always the validation set."""
     from sklearn.datasets import load_digits  # slow to import, and nothing else here needs it
     from sklearn.model_selection import train_test_split
@@ -198,11 +198,11 @@ def _digits(is_train: bool, args: argparse.Namespace) -> LabelledImages:
     return _in_memory(images[split], digits.target[split], range(10), "DIGITS")
 
 
-def _cifar(is_train: bool, args: argparse.Namespace, source: type[CIFAR10], num_classes: int) -> LabelledImages:
-    root = Path(args.data_path)
+def _cifar(is_train: bool, settings: DataSettings, source: type[CIFAR10], num_classes: int) -> LabelledImages:
+    root = Path(settings.data_path)
     names = [name for name, _ in (source.train_list if is_train else source.test_list)]
     advice = f"--download gets it, or unpack {source.url} into --data-path"
-    paths = _find(args, names, [root / source.base_folder, root], advice, source)
+    paths = _find(settings, names, [root / source.base_folder, root], advice, source)
     batches = [_read_cifar(path) for path in paths]
     images = np.concatenate([images for images, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
@@ -236,12 +236,12 @@ def _read_cifar_names(path: Path, key: str, count: int) -> list[str] | range:
     return names
 
 
-def _fashion_mnist(is_train: bool, args: argparse.Namespace) -> LabelledImages:
-    root = Path(args.data_path) if args.data_path else None
+def _fashion_mnist(is_train: bool, settings: DataSettings) -> LabelledImages:
+    root = Path(settings.data_path) if settings.data_path else None
     folders = [root, root / "FashionMNIST" / "raw"] if root else [DEBIAN_FMNIST]
     names = [f"{'train' if is_train else 't10k'}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     advice = "apt-get install dataset-fashion-mnist, or give --data-path and --download"
-    images, labels = _find(args, names, folders, advice, FashionMNIST)
+    images, labels = _find(settings, names, folders, advice, FashionMNIST)
     return _in_memory(_read_idx(images, 3), _read_idx(labels, 1), FashionMNIST.classes, images.parent)
 
 
@@ -257,12 +257,14 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _image_folder(is_train: bool, args: argparse.Namespace) -> LabelledImages:
+def _image_folder(is_train: bool, settings: DataSettings) -> LabelledImages:
     """Build a split from train/ and val/, each with the same folders of images, one a class."""
-    root = Path(args.data_path)
+    root = Path(settings.data_path)
     split, other = (root / "train", root / "val")[:: 1 if is_train else -1]
     if not split.is_dir():
-        raise FileNotFoundError(f"--data-set {args.data_set}: no folder {split}; --data-path must hold train/ and val/")
+        raise FileNotFoundError(
+            f"--data-set {settings.data_set}: no folder {split}; --data-path must hold train/ and val/"
+        )
     try:
         folder = LinkedImageFolder(split)
         if other.is_dir() and (odd := set(folder.classes) ^ set(find_classes(other)[0])):
@@ -272,14 +274,14 @@ def _image_folder(is_train: bool, args: argparse.Namespace) -> LabelledImages:
     return LabelledImages([path for path, _ in folder.samples], folder.targets, folder.classes, open_image)
 
 
-def _inaturalist(is_train: bool, args: argparse.Namespace, year: int) -> LabelledImages:
+def _inaturalist(is_train: bool, settings: DataSettings, year: int) -> LabelledImages:
     """Build a split of iNaturalist's json files; as in DeiT, classes are numbered as they first appear in training."""
-    root = Path(args.data_path)
+    root = Path(settings.data_path)
     names = ["categories.json", f"train{year}.json", f"val{year}.json"]
-    paths = _find(args, names, [root], "see https://github.com/visipedia/inat_comp")
+    paths = _find(settings, names, [root], "see https://github.com/visipedia/inat_comp")
     try:
         categories, train, val = (json.loads(_read(path)) for path in paths)
-        taxa = {entry.get("id", i): entry[args.inat_category] for i, entry in enumerate(categories)}
+        taxa = {entry.get("id", i): entry[settings.inat_category] for i, entry in enumerate(categories)}
         classes = list(dict.fromkeys(taxa[int(entry["category_id"])] for entry in train["annotations"]))
         index = {name: i for i, name in enumerate(classes)}
         files = [image["file_name"] for image in (train if is_train else val)["images"]]
@@ -289,30 +291,35 @@ def _inaturalist(is_train: bool, args: argparse.Namespace, year: int) -> Labelle
             files = [f"{split}/{category}/{name}" for split, _, category, name in parts]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{root}: not iNaturalist {year} with --inat-category {args.inat_category} ({error!r})"
+            f"{root}: not iNaturalist {year} with --inat-category {settings.inat_category} ({error!r})"
         ) from error
     return LabelledImages([f"{root}/{file}" for file in files], labels, classes, open_image)
 
 
-def _timm(is_train: bool, args: argparse.Namespace) -> Dataset:
+def _timm(is_train: bool, settings: Settings) -> Dataset:
     """Build what timm makes of a prefixed name; wds and tfds give streams, which shuffle and share themselves out."""
     split, stream = "train" if is_train else "validation", {}
-    if not args.data_set.lower().startswith("torch/"):
-        stream = {"seed": args.seed, "batch_size": args.batch_size * (args.grad_accum_steps if is_train else 1)}
+    if not settings.data_set.lower().startswith("torch/"):
+        stream = {
+            "seed": settings.seed,
+            "batch_size": settings.batch_size * (settings.grad_accum_steps if is_train else 1),
+        }
     try:
-        if args.data_set.lower() in ("torch/image_folder", "torch/folder"):
-            dataset = LinkedImageFolder(_search_split(args.data_path, split))
+        if settings.data_set.lower() in ("torch/image_folder", "torch/folder"):
+            dataset = LinkedImageFolder(_search_split(settings.data_path, split))
         else:
             dataset = create_dataset(
-                args.data_set,
-                root=args.data_path,
+                settings.data_set,
+                root=settings.data_path,
                 split=split,
                 is_training=is_train,
-                download=args.download,
+                download=settings.download,
                 **stream,
             )
     except Exception as error:  # each reader has its own ways to fail
-        raise ValueError(f"--data-set {args.data_set} --data-path {args.data_path}: {_one_line(error)}") from error
+        raise ValueError(
+            f"--data-set {settings.data_set} --data-path {settings.data_path}: {_one_line(error)}"
+        ) from error
     if hasattr(dataset, "loader"):
         dataset.loader = open_image  # by path, so that a broken file can be named
     return dataset

@@ -9,63 +9,79 @@ the exit code is then 1.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from models_mamba import VisionMamba
-from training.build.model import fuse, restore
+from training.build.fusion import fuse
+from training.build.model import with_image_size
+from training.build.weights import restore
 from training.data.decoding import read_image
 from training.data.transforms import build_transform
 from training.runtime.distributed import init_world
 from training.runtime.randomness import seed_all
-from training.settings.command_line import parse_over
-from training.settings.flags import add_checkpoint_flags, add_crop_flag, add_fusion_flags
-from training.settings.parser import HelpFormatter, Parser, fail, positive
+from training.settings.checkpoint import CheckpointSettings
+from training.settings.failure import in_one_line
+from training.settings.flag import flag
+from training.settings.images import CropSettings
+from training.settings.kinds import positive
+from training.settings.model import FusionSettings
+from training.settings.over_run import parse_over
+from training.settings.parser import Parser
 from training.state import checkpoint
 
 PROGRAM = "predict.py"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings(CropSettings):
+    """Which images, how they are cut, and what to say of them."""
+
+    TITLE: ClassVar[str | None] = "prediction"
+
+    images: Sequence[str] = flag(..., "an image file", positional=True, nargs="+", metavar="IMAGE")
+    topk: int = flag(5, "classes to name", positive, metavar="N")
+    device: str | None = flag(None, "cpu, cuda or cuda:N; a GPU if there is one", metavar="NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(FusionSettings, PredictionSettings, CheckpointSettings):
+    """What predict.py can be told."""
+
+
 def get_args_parser() -> Parser:
-    """The parser of predict.py."""
-    parser = Parser(PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=HelpFormatter)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file")
-    add_checkpoint_flags(parser)
-    add = parser.add_argument_group("prediction").add_argument
-    add("--topk", type=positive, default=5, metavar="N", help="classes to name")
-    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
-    add_crop_flag(add)
-    add_fusion_flags(parser)
-    return parser
+    """Make the parser of predict.py."""
+    return Parser(PredictSettings, PROGRAM, __doc__.splitlines()[0])
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = get_args_parser()
-    args = parser.parse_args(argv)
-    try:
-        saved = checkpoint.load(args.resume)
-        settings = saved.get("settings", {})
-        args = parse_over(parser, argv, settings)
-        model = restore(args, saved)
+    given = parser.read(argv)
+    with in_one_line(program=PROGRAM):
+        saved = checkpoint.load(given.resume)
+        run = saved.get("settings", {})
+        settings = parse_over(parser, argv, run)
+        model = restore(settings, saved)
         if not model.num_classes:
-            raise ValueError(f"--resume {args.resume}: has no head to classify with")
-        fuse(model, args)
-        device = init_world(args.device).device
-    except (ValueError, OSError) as error:
-        fail(error, program=PROGRAM)
+            raise ValueError(f"--resume {settings.resume}: has no head to classify with")
+        settings = with_image_size(settings, model)
+        fuse(model, settings)
+        device = init_world(settings.device).device
     names = class_names(saved, model.num_classes)
-    transform, unread = build_transform(False, args), 0
-    for path in args.images:
+    transform, unread = build_transform(False, settings), 0
+    for path in settings.images:
         try:
             image = read_image(path, transform)
         except ValueError as error:
             unread += 1
             print(f"{PROGRAM}: error: {error}", file=sys.stderr, flush=True)
             continue
-        chances = probabilities(model.to(device), image.to(device), to_probabilities(settings))
-        print(f"{path}: {describe(chances, names, args.topk)}", flush=True)
+        chances = probabilities(model.to(device), image.to(device), to_probabilities(run))
+        print(f"{path}: {describe(chances, names, settings.topk)}", flush=True)
     sys.exit(int(unread > 0))
 
 
@@ -75,9 +91,9 @@ def class_names(saved: dict, count: int) -> list[str]:
     return [*names, *(f"class {number}" for number in range(len(names), count))]
 
 
-def to_probabilities(settings: dict) -> Callable[[Tensor], Tensor]:
+def to_probabilities(run: dict) -> Callable[[Tensor], Tensor]:
     """What makes probabilities of the logits [classes] of a run's model: one for each class under --bce-loss."""
-    return torch.sigmoid if settings.get("bce_loss") else lambda logits: logits.softmax(dim=-1)
+    return torch.sigmoid if run.get("bce_loss") else lambda logits: logits.softmax(dim=-1)
 
 
 @torch.inference_mode()

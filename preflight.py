@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from runner import Trainer, start_epoch
+from runner import Trainer
 from training.runtime.distributed import World, barrier
 from training.state import checkpoint
 from training.state.training_state import TrainingState
@@ -24,9 +24,9 @@ def check(trainer: Trainer) -> None:
         FloatingPointError: The loss or its gradient is not finite.
         OSError: An image can't be read, or a checkpoint not be written.
     """
-    args, world, state = trainer.args, trainer.world, trainer.state
+    settings, world, state = trainer.settings, trainer.world, trainer.state
     state.sums = EpochSums()
-    start_epoch(trainer)
+    trainer.start_epoch()
     trainer.memory.start_training()
 
     start = time.perf_counter()
@@ -53,7 +53,7 @@ def check(trainer: Trainer) -> None:
     scores = trainer.evaluate(lambda: itertools.islice(readable(trainer.test_batches), 1))
     _say(world, "test", f"one batch in {scores['test_seconds']:.1f} s: loss {scores['test_loss']:.4f}")
     if world.is_main:
-        _say(world, "checkpoint", _write_and_read(state, args.output_dir))
+        _say(world, "checkpoint", _write_and_read(state, settings.output_dir))
     barrier(world)
     _say(world, "check", "everything works; nothing was kept")
 

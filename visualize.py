@@ -9,8 +9,10 @@ Writes groups.png (what fused), similarity.png (how alike its tokens are), token
 checkpoint's run unless flags say otherwise.
 """
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,11 +21,18 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import datasets
 from fusion import pictures
 from models_mamba import VisionMamba
-from training.build.model import fuse, restore
+from training.build.fusion import fuse
+from training.build.model import with_image_size
+from training.build.weights import restore
 from training.data import decoding
-from training.settings.command_line import parse_over
-from training.settings.flags import add_checkpoint_flags, add_data_flags, add_fusion_flags
-from training.settings.parser import HelpFormatter, Parser, count, fail, path, positive
+from training.settings.checkpoint import CheckpointSettings
+from training.settings.failure import in_one_line
+from training.settings.flag import flag
+from training.settings.images import DataSettings
+from training.settings.kinds import count, path, positive
+from training.settings.model import FusionSettings
+from training.settings.over_run import parse_over
+from training.settings.parser import Parser
 from training.state import checkpoint
 from training.words import counted
 
@@ -31,54 +40,65 @@ PROGRAM = "visualize.py"
 SHOW_FUSION = "to see what would fuse, give --fusion-strategy all --fusion-token 4 or the like"
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    """The parser of visualize.py."""
-    parser = Parser(PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=HelpFormatter)
-    add_checkpoint_flags(parser)
-    add = parser.add_argument_group("pictures").add_argument
-    add("--image", type=path, metavar="FILE", help="an image to look at; a test image of the data set if not given")
-    add("--index", type=count, metavar="N", help="which test image, the first if not given")
-    add("--layers", type=count, nargs="+", metavar="I", help="layers whose groups to draw; three depths if not given")
-    add("--images", type=positive, metavar="N", help="test images to measure similarity over, 256 if not given")
-    add("--output_dir", type=path, default="pictures", metavar="DIR", help="where the pictures go")
-    add_fusion_flags(parser)
-    add_data_flags(parser)
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """Which pictures, and where they go."""
+
+    TITLE: ClassVar[str | None] = "pictures"
+
+    image: str | None = flag(
+        None, "an image to look at; a test image of the data set if not given", path, metavar="FILE"
+    )
+    index: int | None = flag(None, "which test image, the first if not given", count, metavar="N")
+    layers: Sequence[int] | None = flag(
+        None, "layers whose groups to draw; three depths if not given", count, nargs="+", metavar="I"
+    )
+    images: int | None = flag(None, "test images to measure similarity over, 256 if not given", positive, metavar="N")
+    output_dir: str = flag("pictures", "where the pictures go", path, spelling="--output_dir", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualizeSettings(DataSettings, FusionSettings, PictureSettings, CheckpointSettings):
+    """What visualize.py can be told."""
+
+
+def get_args_parser() -> Parser:
+    """Make the parser of visualize.py."""
+    return Parser(VisualizeSettings, PROGRAM, __doc__.splitlines()[0])
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = get_args_parser()
-    args = parser.parse_args(argv)
-    if args.image and (args.index is not None or args.images):
+    given = parser.read(argv)
+    if given.image and (given.index is not None or given.images):
         parser.error("argument --image: is looked at instead of the data set, leave --index and --images out")
-    try:
-        saved = checkpoint.load(args.resume)
-        args = parse_over(parser, argv, saved.get("settings", {}))
-        model = restore(args, saved)
-        fuse(model, args)
-        test_set = None if args.image else build_test_set(args)
-        layers = chosen_layers(args.layers, model)
-        output_dir = Path(args.output_dir)
+    with in_one_line(program=PROGRAM):
+        saved = checkpoint.load(given.resume)
+        settings = parse_over(parser, argv, saved.get("settings", {}))
+        model = restore(settings, saved)
+        settings = with_image_size(settings, model)
+        fuse(model, settings)
+        test_set = None if settings.image else build_test_set(settings)
+        layers = chosen_layers(settings.layers, model)
+        output_dir = Path(settings.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        figures = pictures.draw_all(model, read_image(args, test_set), layers)
+        figures = pictures.draw_all(model, read_image(settings, test_set), layers)
         if test_set is not None:
-            figures["redundancy"] = pictures.draw_redundancy(redundancies(model, test_set, args.images or 256))
+            figures["redundancy"] = pictures.draw_redundancy(redundancies(model, test_set, settings.images or 256))
         for name, figure in figures.items():
             figure.savefig(output_dir / f"{name}.png", dpi=150)
             print(output_dir / f"{name}.png")
         if "groups" not in figures:
-            print(f"no groups.png and tokens.png: {args.resume} fuses no tokens; {SHOW_FUSION}")
-    except (ValueError, OSError) as error:
-        fail(error, program=PROGRAM)
+            print(f"no groups.png and tokens.png: {settings.resume} fuses no tokens; {SHOW_FUSION}")
 
 
-def build_test_set(args: argparse.Namespace) -> Dataset:
+def build_test_set(settings: VisualizeSettings) -> Dataset:
     """The test images; ValueError for a stream, of which none can be asked for."""
-    datasets.check_indexed(args)
-    return datasets.build_dataset(False, args)[0]
+    datasets.check_indexed(settings)
+    return datasets.build_dataset(False, settings)[0]
 
 
-def chosen_layers(wanted: list[int] | None, model: VisionMamba) -> list[int]:
+def chosen_layers(wanted: Sequence[int] | None, model: VisionMamba) -> list[int]:
     """The layers to draw: three depths unless asked for; ValueError for one that isn't there."""
     last = len(model.layers) - 1
     if wanted and max(wanted) > last:
@@ -86,15 +106,15 @@ def chosen_layers(wanted: list[int] | None, model: VisionMamba) -> list[int]:
     return wanted or pictures.three_depths(model)
 
 
-def read_image(args: argparse.Namespace, test_set: Dataset | None) -> Tensor:
+def read_image(settings: VisualizeSettings, test_set: Dataset | None) -> Tensor:
     """The image of --image or the test image --index, as the model takes it, [C, H, W]."""
     if test_set is not None:
-        index = args.index or 0
+        index = settings.index or 0
         if index >= len(test_set):
             raise ValueError(f"--index {index}: the data set has {counted(len(test_set), 'test image')}")
         return test_set[index][0]
     try:
-        return decoding.read_image(args.image, datasets.build_transform(False, args))
+        return decoding.read_image(settings.image, datasets.build_transform(False, settings))
     except ValueError as error:
         raise ValueError(f"--image {error}") from None
 

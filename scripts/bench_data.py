@@ -7,57 +7,68 @@ Takes a command line of main.py and loads as that would, but trains nothing: onc
 one loading process more each time, up to --num_workers or the cores there are. A log's images_per_second compares.
 """
 
-import argparse
 import itertools
 import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import datasets
-from main import build_data, check_names
-from training.build.model import build_model
+from main import check_names
+from training.build.data import build_data
+from training.build.model import build_model, with_image_size
 from training.data.loaders import train_loader, usable_workers
-from training.records.console import device_name, versions
 from training.runtime.distributed import World
-from training.settings.command_line import get_args_parser, parse_args
-from training.settings.parser import above_zero, fail
+from training.runtime.machine import device_name, versions
+from training.settings.command_line import parse_args
+from training.settings.failure import in_one_line
+from training.settings.flag import flag
+from training.settings.kinds import above_zero
+from training.settings.parser import Parser
+from training.settings.settings import Settings
 
 PROGRAM = "bench_data.py"
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = get_args_parser()
-    parser.prog, parser.usage, parser.description = PROGRAM, None, __doc__.splitlines()[0]
-    add = parser.add_argument_group("benchmark").add_argument
-    add("--seconds", type=above_zero, default=20, metavar="S", help="how long to load with each number of processes")
-    add("--json", metavar="FILE", help="also write the figures here")
-    args, world = parse_args(argv, parser), World(torch.device("cpu"), 0, 1)
-    args.eval = False  # which would leave the training images out
-    try:
-        check_names(args)
-        datasets.check_indexed(args)
-        build_model(args)  # settles the size of its images
-        dataset, *_ = build_data(args, world)
-    except (ValueError, OSError) as error:
-        fail(error, program=PROGRAM)
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings(Settings):
+    """What bench_data.py can be told beside a command line of main.py."""
 
-    machine = device_name(torch.device("cpu"))
-    print(f"{args.data_set}, {len(dataset):,} images to {args.input_size}, batch {args.batch_size}, {machine}")
+    TITLE: ClassVar[str | None] = "benchmark"
+
+    seconds: float = flag(20, "how long to load with each number of processes", above_zero, metavar="S")
+    json: str | None = flag(None, "also write the figures here", metavar="FILE")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(BenchmarkSettings, PROGRAM, __doc__.splitlines()[0])
+    # --eval would leave the training images out.
+    settings, world = replace(parse_args(argv, parser), eval=False), World(torch.device("cpu"), 0, 1)
+    with in_one_line(program=PROGRAM):
+        check_names(settings)
+        datasets.check_indexed(settings)
+        settings = with_image_size(settings, build_model(settings))
+        dataset = build_data(settings, world).train
+
+    machine = device_name(world.device)
+    print(
+        f"{settings.data_set}, {len(dataset):,} images to {settings.input_size}, batch {settings.batch_size}, {machine}"
+    )
     print("\n| loading processes | images/s |\n| --- | --- |")
     rates = {}
-    for workers in range(usable_workers(args.num_workers) + 1):
-        args.num_workers = workers
-        loader = train_loader(dataset, args, world)
-        rates[workers] = images_per_second(loader, args.seconds)
+    for workers in range(usable_workers(settings.num_workers) + 1):
+        loader = train_loader(dataset, replace(settings, num_workers=workers), world)
+        rates[workers] = images_per_second(loader, settings.seconds)
         print(f"| {workers or 'none'} | {rates[workers]:.0f} |", flush=True)
-    if args.json:
-        write(Path(args.json), args, rates, machine)
+    if settings.json:
+        write(Path(settings.json), settings, rates, machine)
 
 
 def images_per_second(loader: DataLoader, seconds: float) -> float:
@@ -78,10 +89,10 @@ def endless(loader: DataLoader) -> Iterator:
         yield from loader
 
 
-def write(path: Path, args: argparse.Namespace, rates: dict[int, float], machine: str) -> None:
+def write(path: Path, settings: Settings, rates: dict[int, float], machine: str) -> None:
     """Write the rates with what they depend on."""
     names = ("data_set", "input_size", "in_chans", "batch_size", "no_aug", "aa", "ThreeAugment", "src", "reprob")
-    figures = {name: getattr(args, name) for name in names} | {"device": machine, **versions()}
+    figures = {name: getattr(settings, name) for name in names} | {"device": machine, "versions": versions()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures | {"images_per_second": rates}, indent=2) + "\n")
 

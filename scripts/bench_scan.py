@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import ssm
 from ssm import reference
 from ssm.__main__ import scan_inputs
-from training.records.console import device_name, versions
+from training.runtime.machine import device_name, versions
 
 SCANS = ((8, 197, 384, 16), (64, 65, 192, 16))
 
@@ -119,7 +119,7 @@ def main() -> None:
     device = device_name(torch.device("cpu"))
     print(f"{device}, PyTorch {torch.__version__}, fp32, forward and backward, {args.runs} runs of each in turn")
 
-    results = {"device": device, **versions(), "runs": args.runs, "scan": {}, "conv": {}}
+    results = {"device": device, "versions": versions(), "runs": args.runs, "scan": {}, "conv": {}}
     for shape in SCANS:
         scans = {"loop over tokens, unbind": loop, "parallel scan in PyTorch": parallel, "C++": compiled}
         rows = measure(scans, scan_inputs(*shape), args.runs)

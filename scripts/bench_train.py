@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fusion
 import ssm
 from models_mamba import Tokens
-from training.records.console import device_name, versions
+from training.runtime.machine import device_name, versions
 
 
 def plan(text: str, depth: int) -> tuple[int, ...]:
@@ -220,7 +220,13 @@ def main() -> None:
     print(f"Matching and merging, {args.fuse[0]}: {fusion_ms:.1f} ms, {share:.1f} % of a step.")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"model": args.model, "batch_size": args.batch_size, "device": device, "backend": scan, **versions()}
+        figures = {
+            "model": args.model,
+            "batch_size": args.batch_size,
+            "device": device,
+            "backend": scan,
+            "versions": versions(),
+        }
         figures |= {"steps": rows, "gemm_ms": gemm_ms, "gemm_gflops": gigaflops, "fusion_ms": fusion_ms}
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from fusion.pictures import PALETTE
 from training.records.experiments import baseline, by_experiment, common_name
 from training.records.runs import Run, Spread, find_runs, fused, strategy, write_runs
-from training.settings.parser import check_known
+from training.settings.failure import check_known
 
 COLUMNS = (
     *("run", "strategy", "fused", "seeds", "epochs", "best top-1 %", "top-1 %", "s / epoch", "x time", "total"),

@@ -7,14 +7,16 @@ sweep.json and sweep.csv, and as curves, sweep.png. Model and data are those of 
 otherwise. Speed and memory are those of forward passes over images that are in memory already.
 """
 
-import argparse
 import csv
 import json
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 import torch
 from matplotlib.axes import Axes
@@ -28,76 +30,87 @@ import ssm
 from engine import evaluate
 from fusion.pictures import PALETTE
 from models_mamba import VisionMamba
-from training.build.model import restore
-from training.records.console import device_name, versions
+from training.build.model import with_image_size
+from training.build.weights import restore
 from training.runtime.distributed import World, init_world
+from training.runtime.machine import device_name, versions
 from training.runtime.memory import PeakMemory
-from training.settings.command_line import parse_over
-from training.settings.flags import add_checkpoint_flags, add_data_flags, add_fusion_method_flags
-from training.settings.parser import HelpFormatter, Parser, fail, path, positive
+from training.settings.checkpoint import CheckpointSettings
+from training.settings.failure import in_one_line
+from training.settings.flag import flag
+from training.settings.images import DataSettings
+from training.settings.kinds import path, positive
+from training.settings.model import FusionMethodSettings
+from training.settings.over_run import parse_over
+from training.settings.parser import Parser
 from training.state import checkpoint
 
 PROGRAM = "sweep_tokens.py"
 COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second", "memory_mb")
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    """The parser of sweep_tokens.py."""
-    parser = Parser(PROGRAM, description=__doc__.splitlines()[0], allow_abbrev=False, formatter_class=HelpFormatter)
-    add_checkpoint_flags(parser)
-    add = parser.add_argument_group("sweep").add_argument
-    add("--budgets", type=positive, nargs="+", required=True, metavar="N", help="tokens to fuse in all layers together")
-    add(
-        "--strategies",
+@dataclass(frozen=True, kw_only=True)
+class SweepChoices:
+    """What is swept, and how it is measured."""
+
+    TITLE: ClassVar[str | None] = "sweep"
+
+    budgets: Sequence[int] = flag(..., "tokens to fuse in all layers together", positive, nargs="+", metavar="N")
+    strategies: Sequence[str] = flag(
+        ("all",),
+        "all, interleaved, lower:K or upper:K; fusing none is always measured",
         nargs="+",
-        default=["all"],
         metavar="NAME[:K]",
-        help="all, interleaved, lower:K or upper:K; fusing none is always measured",
     )
-    add("--images", type=positive, default=5000, metavar="N", help="test images, spread over the data set")
-    add("--eval-batch-size", type=positive, default=64, metavar="N", help="images in a forward pass")
-    add(
-        "--rounds", type=positive, default=3, metavar="N", help="times that all are measured in turn; the median counts"
+    images: int = flag(5000, "test images, spread over the data set", positive, metavar="N")
+    eval_batch_size: int = flag(64, "images in a forward pass", positive, metavar="N")
+    rounds: int = flag(3, "times that all are measured in turn; the median counts", positive, metavar="N")
+    device: str | None = flag(None, "cpu, cuda or cuda:N; a GPU if there is one", metavar="NAME")
+    output_dir: str | None = flag(
+        None, "where sweep.json, sweep.csv and sweep.png go", path, spelling="--output_dir", metavar="DIR"
     )
-    add("--device", metavar="NAME", help="cpu, cuda or cuda:N; a GPU if there is one")
-    add("--output_dir", type=path, metavar="DIR", help="where sweep.json, sweep.csv and sweep.png go")
-    add_fusion_method_flags(parser.add_argument_group("token fusion").add_argument)
-    add_data_flags(parser)
-    return parser
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings(DataSettings, FusionMethodSettings, SweepChoices, CheckpointSettings):
+    """What sweep_tokens.py can be told."""
+
+
+def get_args_parser() -> Parser:
+    """Make the parser of sweep_tokens.py."""
+    return Parser(SweepSettings, PROGRAM, __doc__.splitlines()[0])
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = get_args_parser()
-    args = parser.parse_args(argv)
-    try:
-        saved = checkpoint.load(args.resume)
+    with in_one_line(program=PROGRAM):
+        saved = checkpoint.load(parser.read(argv).resume)
         # The run's own fusion is not what is swept.
-        settings = {name: value for name, value in saved.get("settings", {}).items() if not name.startswith("fusion_")}
-        args = parse_over(parser, argv, settings)
-        datasets.check_indexed(args)
-        world = init_world(args.device)
-        model = restore(args, saved).to(world.device)
-        contenders, misfits = build_contenders(args, model)
-        batches = load_images(args, saved.get("classes"))
-        if args.output_dir:
-            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        fail(error, program=PROGRAM)
+        run = {name: value for name, value in saved.get("settings", {}).items() if not name.startswith("fusion_")}
+        settings = parse_over(parser, argv, run)
+        datasets.check_indexed(settings)
+        world = init_world(settings.device)
+        model = restore(settings, saved).to(world.device)
+        settings = with_image_size(settings, model)
+        contenders, misfits = build_contenders(settings, model)
+        batches = load_images(settings, saved.get("classes"))
+        if settings.output_dir:
+            Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
 
     images = sum(len(labels) for _, labels in batches)
     print(
-        f"{args.model}, {args.data_set}, {images} test images, batch {args.eval_batch_size}, "
+        f"{settings.model}, {settings.data_set}, {images} test images, batch {settings.eval_batch_size}, "
         f"{device_name(world.device)}, {ssm.pick(world.device.type).name} scan"
     )
     for note in misfits:
         print(f"left out: {note}")
-    rows = measure(contenders, model, batches, world, args.rounds)
+    rows = measure(contenders, model, batches, world, settings.rounds)
     print_table(rows)
-    if args.output_dir:
-        write(rows, Path(args.output_dir), args, world, images)
+    if settings.output_dir:
+        write(rows, Path(settings.output_dir), settings, world, images)
 
 
-def build_contenders(args: argparse.Namespace, model: VisionMamba) -> tuple[list[tuple], list[str]]:
+def build_contenders(settings: SweepSettings, model: VisionMamba) -> tuple[list[tuple], list[str]]:
     """Every strategy at every budget that fits the model, fusing none first; and what doesn't fit, with the reason.
 
     Returns:
@@ -108,14 +121,14 @@ def build_contenders(args: argparse.Namespace, model: VisionMamba) -> tuple[list
     """
     depth, method = (
         len(model.layers),
-        fusion.Method(**{name: getattr(args, f"fusion_{name}") for name in fusion.CHOICES}),
+        fusion.Method(**{name: getattr(settings, f"fusion_{name}") for name in fusion.CHOICES}),
     )
     contenders, misfits = [("no", (0,) * depth, method)], []
-    for text in args.strategies:
+    for text in settings.strategies:
         name, _, layer = text.partition(":")
         if layer and not layer.isdigit():
             raise ValueError(f"--strategies {text}: must be NAME or NAME:K, K a layer")
-        for budget in args.budgets:
+        for budget in settings.budgets:
             try:
                 plan = fusion.plan(name, depth, int(layer) if layer else None, total=budget)
             except ValueError as error:
@@ -129,11 +142,11 @@ def build_contenders(args: argparse.Namespace, model: VisionMamba) -> tuple[list
     return contenders, misfits
 
 
-def load_images(args: argparse.Namespace, classes: list[str] | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def load_images(settings: SweepSettings, classes: list[str] | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The test images in batches."""
-    test_set, _ = datasets.build_dataset(False, args, classes)
-    spread = torch.linspace(0, len(test_set) - 1, min(args.images, len(test_set))).long().tolist()
-    return list(DataLoader(Subset(test_set, spread), args.eval_batch_size))
+    test_set, _ = datasets.build_dataset(False, settings, classes)
+    spread = torch.linspace(0, len(test_set) - 1, min(settings.images, len(test_set))).long().tolist()
+    return list(DataLoader(Subset(test_set, spread), settings.eval_batch_size))
 
 
 def measure(contenders: list[tuple], model: VisionMamba, batches: list, world: World, rounds: int) -> list[dict]:
@@ -173,16 +186,16 @@ def print_table(rows: list[dict]) -> None:
         )
 
 
-def write(rows: list[dict], output_dir: Path, args: argparse.Namespace, world: World, images: int) -> None:
+def write(rows: list[dict], output_dir: Path, settings: SweepSettings, world: World, images: int) -> None:
     """Write the rows as JSON with all that they depend on, as CSV, and as curves."""
     about = {
         "command": shlex.join(["python", *sys.argv]),
         "date": date.today().isoformat(),
-        "model": args.model,
-        "data_set": args.data_set,
+        "model": settings.model,
+        "data_set": settings.data_set,
         "images": images,
         "device": device_name(world.device),
-        **versions(),
+        "versions": versions(),
     }
     (output_dir / "sweep.json").write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
     with open(output_dir / "sweep.csv", "w", newline="") as file:

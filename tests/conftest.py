@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
     """Processes that keep quiet about an error wait for the one that speaks; here they are alone."""
-    monkeypatch.setattr("training.settings.parser.SECONDS_TO_SPEAK", 0)
+    monkeypatch.setattr("training.settings.failure.SECONDS_TO_SPEAK", 0)
 
 
 @pytest.fixture(scope="session")

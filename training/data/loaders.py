@@ -1,14 +1,21 @@
 """Loaders of training and test images."""
 
-import argparse
+import itertools
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from training.data.broken_images import collate_readable
+from training.data.broken_images import SkipBroken, collate_readable
 from training.data.samplers import EvalSampler, TrainSampler, drop_last
 from training.runtime.distributed import World
-from training.runtime.randomness import SeededImages
+from training.runtime.randomness import SeededImages, seed_all
+from training.settings.images import DataSettings, LoadingSettings
+from training.settings.run import ProcessSettings
+from training.settings.settings import Settings
 
 REPEATS = 3  # how often repeated augmentation draws an image, as in DeiT
 
@@ -20,15 +27,15 @@ def usable_workers(wanted: int) -> int:
     return min(wanted, max(1, cores // training_here))
 
 
-def train_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:
+def train_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoader:
     """Shuffled batches of equal size, each for one step of the optimizer; less than one is one short batch."""
-    batch_size = args.batch_size * args.grad_accum_steps
+    batch_size = settings.step_size
     if isinstance(dataset, IterableDataset):  # a stream shuffles and shares itself out
-        return _loader(dataset, args, world, batch_size=batch_size, drop_last=True)
-    repeats = REPEATS if args.repeated_aug else 1
-    sampler = TrainSampler(len(dataset), world.size, world.rank, args.seed, repeats=repeats)
+        return _loader(dataset, settings, world, batch_size=batch_size, drop_last=True)
+    repeats = REPEATS if settings.repeated_aug else 1
+    sampler = TrainSampler(len(dataset), world.size, world.rank, settings.seed, repeats=repeats)
     full = drop_last(sampler, batch_size)
-    return _loader(SeededImages(dataset), args, world, sampler=sampler, batch_size=batch_size, drop_last=full)
+    return _loader(SeededImages(dataset), settings, world, sampler=sampler, batch_size=batch_size, drop_last=full)
 
 
 def images_per_batch(loader: DataLoader) -> int:
@@ -36,38 +43,70 @@ def images_per_batch(loader: DataLoader) -> int:
     return min(loader.batch_size, len(loader.sampler))
 
 
-def steps_per_epoch(dataset: Dataset, args: argparse.Namespace, world: World) -> int:
-    """How many batches train_loader gives in an epoch; ValueError for a stream, which doesn't say."""
-    if isinstance(dataset, IterableDataset):
-        raise ValueError(f"--sched-on-updates: --data-set {args.data_set} is a stream without known length")
-    return len(train_loader(dataset, args, world))
+def steps_per_epoch(batches: DataLoader, settings: DataSettings) -> int:
+    """How many batches a train_loader gives in an epoch; ValueError for a stream, which doesn't say."""
+    if isinstance(batches.dataset, IterableDataset):
+        raise ValueError(f"--sched-on-updates: --data-set {settings.data_set} is a stream without known length")
+    return len(batches)
 
 
-def test_loader(dataset: Dataset, args: argparse.Namespace, world: World) -> DataLoader:
+def start_epoch(batches: DataLoader, epoch: int, steps: int, seed: int, rank: int) -> int:
+    """Give an epoch its own order, without the steps that are done; returns how many are, none of a stream.
+
+    Args:
+        batches: A train_loader.
+        epoch: Its number.
+        steps: Those done before an interruption.
+        seed, rank: What a stream's order follows beside the epoch.
+    """
+    if isinstance(batches.sampler, TrainSampler):
+        batches.sampler.set_epoch(epoch, start=steps * batches.batch_size)
+        return steps
+    batches.dataset.set_epoch(epoch)
+    seed_all(seed, epoch, rank)  # else each would start as evaluation left it
+    return 0
+
+
+def augmented_images(batches: DataLoader, count: int = 16) -> Tensor:
+    """The first training images of the epoch, as augmented and before any are mixed: [count, C, H, W]."""
+    samples = batches.dataset if isinstance(batches.dataset, IterableDataset) else _drawn(batches)
+    return torch.stack([image for image, _ in itertools.islice(samples, count)])
+
+
+def _drawn(batches: DataLoader) -> Iterator[tuple[Tensor, int]]:
+    """The samples of the epoch's order that can be read, without a word about the others."""
+    batches.sampler.set_epoch(batches.sampler.epoch)  # from its start, also where training went on after it
+    dataset = batches.dataset.dataset
+    seeded = SeededImages(dataset.dataset if isinstance(dataset, SkipBroken) else dataset)
+    for draw in batches.sampler:
+        with suppress(OSError):
+            yield seeded[draw]
+
+
+def test_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoader:
     """Every test image once: on every process, or with --dist-eval on one of them."""
-    batch_size = int(1.5 * args.batch_size)  # no gradients: more images fit, as in DeiT
+    batch_size = int(1.5 * settings.batch_size)  # no gradients: more images fit, as in DeiT
     if isinstance(dataset, IterableDataset):
-        return _loader(dataset, args, world, batch_size=batch_size)
-    size, rank = (world.size, world.rank) if args.dist_eval else (1, 0)
-    return _loader(dataset, args, world, sampler=EvalSampler(len(dataset), size, rank), batch_size=batch_size)
+        return _loader(dataset, settings, world, batch_size=batch_size)
+    size, rank = (world.size, world.rank) if settings.dist_eval else (1, 0)
+    return _loader(dataset, settings, world, sampler=EvalSampler(len(dataset), size, rank), batch_size=batch_size)
 
 
-def shared_out(dataset: Dataset, args: argparse.Namespace) -> bool:
+def shared_out(dataset: Dataset, settings: ProcessSettings) -> bool:
     """Whether each process has its own part of the test images: with --dist-eval, and always of a stream."""
-    return args.dist_eval or isinstance(dataset, IterableDataset)
+    return settings.dist_eval or isinstance(dataset, IterableDataset)
 
 
-def _loader(dataset: Dataset, args: argparse.Namespace, world: World, **kwargs) -> DataLoader:
-    workers = usable_workers(args.num_workers)
+def _loader(dataset: Dataset, settings: LoadingSettings, world: World, **kwargs) -> DataLoader:
+    workers = usable_workers(settings.num_workers)
     if hasattr(dataset, "set_loader_cfg"):
-        dataset.set_loader_cfg(
-            num_workers=workers
-        )  # each process rounds its part of timm's streams up to whole batches
+        # Each process rounds its part of timm's streams up to whole batches.
+        dataset.set_loader_cfg(num_workers=workers)
     return DataLoader(
         dataset,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=args.pin_mem and world.device.type == "cuda",
-        collate_fn=collate_readable if args.skip_bad_images else None,
+        pin_memory=settings.pin_mem and world.device.type == "cuda",
+        collate_fn=collate_readable if settings.skip_bad_images else None,
         **kwargs,
     )

@@ -1,6 +1,5 @@
 """What turns an image into the tensor that a model takes: for training, augmented as flags say, and for evaluation."""
 
-import argparse
 import re
 from collections.abc import Callable
 from statistics import fmean
@@ -12,11 +11,13 @@ from timm.data.auto_augment import NAME_TO_OP
 from timm.data.transforms import str_to_interp_mode
 from torchvision.transforms import Compose, Grayscale, Normalize, RandomChoice, RandomCrop, Resize, ToTensor
 
+from training.settings.settings import Settings
+
 SMALL = 32  # images up to this many pixels are padded and shifted: a random resized crop would leave too little
 NEVER_MIRRORED = {"digits", "mnist", "kmnist", "qmnist", "emnist", "svhn", "svhn_cropped"}  # a mirrored 2 is no digit
 
 
-def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
+def build_transform(is_train: bool, settings: Settings) -> Compose:
     """Build what turns an RGB image of any size into a tensor [C, H, W], for training or for evaluation.
 
     `args.color_jitter` acts where `args.aa` is off or `args.ThreeAugment` on, and `args.eval_crop_ratio` above 32
@@ -29,10 +30,10 @@ def build_transform(is_train: bool, args: argparse.Namespace) -> Compose:
     Raises:
         ValueError: `args.eval_crop_ratio` is out of range, or timm does not understand a flag.
     """
-    if not 0 < args.eval_crop_ratio <= 1:
-        raise ValueError(f"--eval-crop-ratio {args.eval_crop_ratio}: must be above 0 and at most 1")
-    transform = _augment(args) if is_train and not args.no_aug else _resize_alone(args)
-    return _grey(transform) if args.in_chans == 1 else transform
+    if not 0 < settings.eval_crop_ratio <= 1:
+        raise ValueError(f"--eval-crop-ratio {settings.eval_crop_ratio}: must be above 0 and at most 1")
+    transform = _augment(settings) if is_train and not settings.no_aug else _resize_alone(settings)
+    return _grey(transform) if settings.in_chans == 1 else transform
 
 
 def _grey(transform: Compose) -> Compose:
@@ -53,37 +54,37 @@ def normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
-def _resize_alone(args: argparse.Namespace) -> Compose:
+def _resize_alone(settings: Settings) -> Compose:
     """Build the transform of evaluation: small images are squeezed into the size, larger ones cropped at the centre."""
-    small = max(args.input_size) <= SMALL
-    crop = {"crop_mode": "squash", "crop_pct": 1.0} if small else {"crop_pct": args.eval_crop_ratio}
-    return create_transform(tuple(args.input_size), interpolation="bicubic", **crop)
+    small = max(settings.input_size) <= SMALL
+    crop = {"crop_mode": "squash", "crop_pct": 1.0} if small else {"crop_pct": settings.eval_crop_ratio}
+    return create_transform(tuple(settings.input_size), interpolation="bicubic", **crop)
 
 
-def _augment(args: argparse.Namespace) -> Compose:
+def _augment(settings: Settings) -> Compose:
     """Build the transform of training that flags ask for."""
-    size = tuple(args.input_size)
-    policy = "3a" if args.ThreeAugment else args.aa
-    mirrored = NEVER_MIRRORED.isdisjoint(re.split("[/:]", args.data_set.lower()))
+    size = tuple(settings.input_size)
+    policy = "3a" if settings.ThreeAugment else settings.aa
+    mirrored = NEVER_MIRRORED.isdisjoint(re.split("[/:]", settings.data_set.lower()))
     try:
         transform = create_transform(
             size,
             is_training=True,
             hflip=0.5 if mirrored else 0.0,
-            color_jitter=args.color_jitter,
+            color_jitter=settings.color_jitter,
             auto_augment=None if policy in (None, "", "none", "None") else policy,
-            interpolation=args.train_interpolation,
-            re_prob=args.reprob,
-            re_mode=args.remode,
-            re_count=args.recount,
+            interpolation=settings.train_interpolation,
+            re_prob=settings.reprob,
+            re_mode=settings.remode,
+            re_count=settings.recount,
         )
     except (AssertionError, KeyError, ValueError) as error:
-        flags = f"--aa {args.aa} --train-interpolation {args.train_interpolation} --remode {args.remode}"
+        flags = f"--aa {settings.aa} --train-interpolation {settings.train_interpolation} --remode {settings.remode}"
         raise ValueError(f"{flags}: timm does not understand one of these ({error!r})") from error
-    if args.src:
-        transform.transforms[:1] = _simple_crop(size, args.train_interpolation)
+    if settings.src:
+        transform.transforms[:1] = _simple_crop(size, settings.train_interpolation)
     elif max(size) <= SMALL:
-        transform.transforms[:1] = _padded_crop(size, args.train_interpolation)
+        transform.transforms[:1] = _padded_crop(size, settings.train_interpolation)
     return transform
 
 

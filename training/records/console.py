@@ -1,11 +1,5 @@
 """What a run prints: one screen before training, one line an epoch."""
 
-import argparse
-import platform
-import subprocess
-from pathlib import Path
-
-import timm
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -15,18 +9,24 @@ from fusion import CHOICES, format_counts
 from training.data.loaders import usable_workers
 from training.records.pace import seconds
 from training.runtime.distributed import World
+from training.runtime.machine import device_name
+from training.runtime.precision import autocast_dtype
 from training.runtime.progress import length
+from training.settings.facts import Facts
+from training.settings.model import FusionMethodSettings, FusionSettings
 from training.settings.rates import FALLING, IMAGES, scaled_rates
+from training.settings.run import RunSettings
+from training.settings.settings import Settings
 from training.words import clock, counted
 
 FEW_EPOCHS = 50  # with fewer, DeiT's recipe hardly learns from new weights
 
 
 def print_overview(
-    args: argparse.Namespace,
+    settings: Settings,
+    facts: Facts,
     world: World,
     model: nn.Module,
-    autocast: torch.dtype | None,
     train_set: Dataset | None,
     test_set: Dataset,
     place: str = "",
@@ -34,53 +34,49 @@ def print_overview(
     """Say, on the main process, what is about to run, and from what place on; without a train_set an evaluation."""
     if not world.is_main:
         return
-    height, width = args.input_size
-    grey = ", grey" if args.in_chans == 1 else ""
+    height, width = settings.input_size
+    grey = ", grey" if settings.in_chans == 1 else ""
     parameters = sum(p.numel() for p in model.parameters())
     scan = ssm.pick(world.device.type)
+    classes = counted(settings.nb_classes, "class", "classes")
+    processes = counted(world.size, "process", "processes")
     images = f"{_count(test_set)} test image{'' if length(test_set) == 1 else 's'}"
     if train_set is not None:
         images = f"{_count(train_set)} training and {images}"
     rows = [
-        ("model", f"{args.model}, {parameters:,} parameters, {height} x {width} pixels{grey}"),
-        ("weights", args.weights + _start(args, place)),
-        (
-            "data",
-            f"{args.data_set}, {images}, {counted(args.nb_classes, 'class', 'classes')}, {_workers(args.num_workers)}",
-        ),
-        ("device", f"{device_name(world.device)}, {_precision(autocast)}"),
+        ("model", f"{settings.model}, {parameters:,} parameters, {height} x {width} pixels{grey}"),
+        ("weights", facts.weights + _start(settings, place)),
+        ("data", f"{settings.data_set}, {images}, {classes}, {_workers(settings.num_workers)}"),
+        ("device", f"{device_name(world.device)}, {_precision(autocast_dtype(settings, world))}"),
         ("scan", f"{scan.name} backend ({scan.reason})"),
-        ("fusion", f"{_strategy(args)}; tokens before layer 0 and after each layer:"),
-        ("", format_counts(args.token_counts)),
-        ("cost", f"{args.flops / 1e6:,.0f} million multiply-adds an image, forward"),
+        ("fusion", f"{_strategy(settings, facts)}; tokens before layer 0 and after each layer:"),
+        ("", format_counts(facts.token_counts)),
+        ("cost", f"{facts.flops / 1e6:,.0f} million multiply-adds an image, forward"),
     ]
-    if not args.eval:
-        accumulated = f" x {args.grad_accum_steps} accumulated" if args.grad_accum_steps > 1 else ""
-        warming = ", all warm-up" if args.warmup_epochs >= args.last_epoch else ""
-        rule = "" if args.unscale_lr else f" = {args.lr:g} x {args.global_batch} / {IMAGES}"
-        falling = f" to {scaled_rates(args, args.global_batch).min_lr:.4g}" if args.sched in FALLING else ""
+    if not settings.eval:
+        accumulated = f" x {settings.grad_accum_steps} accumulated" if settings.grad_accum_steps > 1 else ""
+        warming = ", all warm-up" if settings.warmup_epochs >= facts.last_epoch else ""
+        rule = "" if settings.unscale_lr else f" = {settings.lr:g} x {facts.global_batch} / {IMAGES}"
+        falling = f" to {scaled_rates(settings, facts.global_batch).min_lr:.4g}" if settings.sched in FALLING else ""
         rows += [
-            ("recipe", _recipe(args)),
-            (
-                "batch",
-                f"{args.batch_size} x {counted(world.size, 'process', 'processes')}{accumulated} = {args.global_batch}",
-            ),
+            ("recipe", _recipe(settings, facts)),
+            ("batch", f"{settings.batch_size} x {processes}{accumulated} = {facts.global_batch}"),
             (
                 "optimizer",
-                f"{args.opt}, learning rate {args.scaled_lr:.4g}{rule}, {args.sched}{falling}, "
-                f"{counted(args.last_epoch, 'epoch')}{warming}",
+                f"{settings.opt}, learning rate {facts.scaled_lr:.4g}{rule}, {settings.sched}{falling}, "
+                f"{counted(facts.last_epoch, 'epoch')}{warming}",
             ),
-            ("output", args.output_dir or "nothing is saved; --output_dir DIR keeps log and checkpoints"),
+            ("output", settings.output_dir or "nothing is saved; --output_dir DIR keeps log and checkpoints"),
         ]
     for label, text in rows:
         print(f"{label:<11}{text}")
     print(flush=True)
 
 
-def _start(args: argparse.Namespace, place: str) -> str:
-    if args.resume:
+def _start(settings: RunSettings, place: str) -> str:
+    if settings.resume:
         return place and f", goes on at {place}"
-    return f", no checkpoint in {args.output_dir} yet" if args.auto_resume else ""
+    return f", no checkpoint in {settings.output_dir} yet" if settings.auto_resume else ""
 
 
 def _count(dataset: Dataset) -> str:
@@ -94,52 +90,36 @@ def _workers(wanted: int) -> str:
     return f"{counted(started, 'loading process', 'loading processes')}{lowered}"
 
 
-def device_name(device: torch.device) -> str:
-    """The device and what it is, for measurements to name."""
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({_cpu_model()}, {counted(torch.get_num_threads(), 'thread')})"
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
 def _precision(autocast: torch.dtype | None) -> str:
     return f"mixed precision in {str(autocast).removeprefix('torch.')}" if autocast else "fp32"
 
 
-def _recipe(args: argparse.Namespace) -> str:
-    if args.recipe != "deit":
-        return f"{args.recipe}, as in recipes/{args.recipe}.yaml where flags don't say it"
-    few = args.last_epoch < FEW_EPOCHS and not args.finetune
+def _recipe(settings: Settings, facts: Facts) -> str:
+    if settings.recipe != "deit":
+        return f"{settings.recipe}, as in recipes/{settings.recipe}.yaml where flags don't say it"
+    few = facts.last_epoch < FEW_EPOCHS and not settings.finetune
     return "deit, the flags' defaults" + (", which wants about 300 epochs: --recipe short is for few" if few else "")
 
 
-def _strategy(args: argparse.Namespace) -> str:
-    if args.fusion_plan:
-        return f"by --fusion-plan{_method(args)}"
-    where = {"upper": f" from layer {args.fusion_layer}", "lower": f" below layer {args.fusion_layer}"}
-    fused = args.token_counts[0] - args.token_counts[-1]
+def _strategy(settings: FusionSettings, facts: Facts) -> str:
+    if settings.fusion_plan:
+        return f"by --fusion-plan{_method(settings)}"
+    where = {"upper": f" from layer {settings.fusion_layer}", "lower": f" below layer {settings.fusion_layer}"}
+    fused = facts.token_counts[0] - facts.token_counts[-1]
     amount = (
-        f", {counted(args.fusion_token, 'token')} a layer"
-        if args.fusion_token
+        f", {counted(settings.fusion_token, 'token')} a layer"
+        if settings.fusion_token
         else f", {counted(fused, 'token')} in all"
         if fused
         else ""
     )
-    schedule = f", {args.fusion_schedule}" if args.fusion_schedule != "constant" else ""
-    return f"{args.fusion_strategy}{where.get(args.fusion_strategy, '')}{amount}{schedule}{_method(args)}"
+    schedule = f", {settings.fusion_schedule}" if settings.fusion_schedule != "constant" else ""
+    return f"{settings.fusion_strategy}{where.get(settings.fusion_strategy, '')}{amount}{schedule}{_method(settings)}"
 
 
-def _method(args: argparse.Namespace) -> str:
+def _method(settings: FusionMethodSettings) -> str:
     """What is not as in the paper."""
-    chosen = {name: getattr(args, f"fusion_{name}") for name in CHOICES}
+    chosen = {name: getattr(settings, f"fusion_{name}") for name in CHOICES}
     return "".join(f", {name} {choice}" for name, choice in chosen.items() if choice != CHOICES[name][0])
 
 
@@ -173,14 +153,3 @@ def describe_evaluation(name: str, scores: dict) -> str:
         f"{name}: top-1 {scores['acc1']:.2f} %, top-5 {scores['acc5']:.2f} %, "
         f"loss {scores['loss']:.4f}, {scores['seconds']:.1f} s"
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions that a measurement depends on, and the revision of this code where git knows it."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        found["revision"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        found["revision"] = "unknown"
-    return {"versions": found}

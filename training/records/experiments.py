@@ -4,51 +4,13 @@ import json
 import re
 from itertools import takewhile
 
-from training.records.runs import PATHS, Run, fused, without
+from training.records.runs import PLACES, Run, fused, without
+from training.settings.facts import recorded
 
 # What else may differ between the seeds of one experiment: how it was started, watched and loaded, and on what day.
-NOT_COMPARED = (
-    *PATHS,
-    "seed",
-    "recipe",  # what it sets is compared
-    "auto_resume",
-    "resume_anyway",
-    "start_epoch",
-    "save_steps",
-    "download",
-    "num_workers",
-    "pin_mem",
-    "device",
-    "world_size",
-    "dist_url",
-    "local_rank",
-    "log_images",
-    "log_wandb",
-    "wandb_project",
-    "versions",
-    "date",
-)
-
-# What --no-aug leaves without effect.
-AUGMENTATION = ("aa", "color_jitter", "ThreeAugment", "src", "train_interpolation", "reprob", "remode", "recount")
+NOT_COMPARED = (*PLACES, *recorded(compared=False))
 # What must be alike for a run's time and memory to be compared with those of another one.
-COMPARABLE = (
-    "model",
-    "input_size",
-    "in_chans",
-    "data_set",
-    "epochs",
-    "batch_size",
-    "grad_accum_steps",
-    "processes",
-    "hardware",
-    "amp",
-    "amp_dtype",
-    "scan_backend",
-    "scan_recompute",
-    "grad_checkpointing",
-    "compile",
-)
+COMPARABLE = recorded(cost=True)
 
 
 def by_experiment(runs: list[Run]) -> tuple[list[list[Run]], list[str]]:
@@ -60,7 +22,7 @@ def by_experiment(runs: list[Run]) -> tuple[list[list[Run]], list[str]]:
     groups: dict[str, dict[str, Run]] = {}
     notes = []
     for run in runs:
-        unused = AUGMENTATION if run.settings["no_aug"] else ()
+        unused = recorded(unused_with="no_aug") if run.settings["no_aug"] else ()
         compared = without(run.settings, (*NOT_COMPARED, *unused))
         key = json.dumps([run.complete or len(run.epochs), compared], sort_keys=True)
         seed = run.settings.get("seed")

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import NamedTuple
 
-from training.settings.command_line import get_args_parser
+from training.settings.facts import recorded
+from training.settings.settings import Settings
 
 COLUMNS = (
     "epoch",
@@ -17,8 +18,8 @@ COLUMNS = (
     "peak_memory_mb",
     "training_memory_mb",
 )  # of log.txt, that tables need
-PATHS = ("output_dir", "data_path", "config", "resume", "weights")  # where a run was, which no other machine has
-FILES = ("finetune", "teacher_path")  # what a run started from, known by its name alone
+PLACES = recorded(place=True)  # where a run was, which no other machine has
+FILES = recorded(file=True)  # what a run started from, known by its name alone
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def read_run(directory: Path) -> Run:
 @cache
 def _default_settings() -> dict:
     """What flags that are newer than a run would have been in it."""
-    return vars(get_args_parser().parse_args([]))
+    return asdict(Settings())
 
 
 def _check(settings: object, epochs: object, source: Path) -> None:
@@ -179,7 +180,7 @@ def write_runs(path: Path, runs: list[Run], about: dict) -> None:
     plain = [
         {
             "name": run.name,
-            "settings": without(run.settings, PATHS),
+            "settings": without(run.settings, PLACES),
             "epochs": run.epochs,
         }
         for run in runs

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from training.records.runs import Run, fused, strategy
+from training.settings.facts import recorded
 
 # How the names of each group's columns in log.txt end.
 GROUPS = {
@@ -18,8 +19,7 @@ GROUPS = {
     "time": ("_seconds", "_per_second"),
     "memory": ("_mb",),
 }
-# The settings that runs are compared by, beside what fuses.
-COMPARED = ("model", "data_set", "epochs", "global_batch", "scaled_lr", "weight_decay", "drop_path", "seed")
+SHOWN = recorded(shown=True)  # what runs are compared by, beside what fuses
 
 
 def tag(column: str) -> str:
@@ -87,6 +87,6 @@ class Board:
     def result(self, run: Run, results: dict[str, float]) -> None:
         """Add the row by which TensorBoard's table of hyperparameters compares a finished run with others."""
         # TensorBoard shows the first few columns by the alphabet until it is asked for more: what fuses is among them.
-        compared = {"fused": fused(run), "fusion": strategy(run)} | {name: run.settings[name] for name in COMPARED}
+        compared = {"fused": fused(run), "fusion": strategy(run)} | {name: run.settings[name] for name in SHOWN}
         self.writer.add_hparams(compared, {f"result/{name}": value for name, value in results.items()}, run_name=".")
         self.writer.flush()

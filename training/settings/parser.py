@@ -1,33 +1,11 @@
-"""A command line that is pleasant to get wrong: one line that names the flag, and the nearest names."""
+"""A command line that is pleasant to get wrong."""
 
 import argparse
-import difflib
-import os
 import sys
-import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
-SECONDS_TO_SPEAK = 15
-
-
-def fail(message: object, *, code: int = 2, met_by: str = "all", program: str = "main.py") -> NoReturn:
-    """End the program with one line.
-
-    Args:
-        message: What is wrong.
-        code: The exit code.
-        program: What the user started.
-        met_by: Who meets this error, so that it is said once: `all` processes, those of a `machine`, or `one` of them.
-    """
-    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
-    local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-    if rank == 0 or met_by == "one" or (met_by == "machine" and local_rank == 0):
-        who = f"rank {rank}: " if rank else ""
-        print(f"{program}: error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
-    else:
-        # A launcher ends all processes when one exits: the one that speaks must have had the time to.
-        time.sleep(SECONDS_TO_SPEAK)
-    sys.exit(code)
+from training.settings.failure import fail, nearest
+from training.settings.flag import add_flags
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -41,7 +19,25 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that takes hyphens and underscores alike, knows no abbreviations and fails in one line."""
+    """Read settings from a command line: hyphens and underscores alike, no abbreviations, errors in one line.
+
+    Args:
+        settings: The dataclass that declares the flags.
+        program: What the user starts.
+        description: One line for --help.
+        usage: As argparse writes it if None.
+    """
+
+    def __init__(self, settings: type, program: str, description: str, usage: str | None = None) -> None:
+        super().__init__(
+            program, usage=usage, description=description, allow_abbrev=False, formatter_class=HelpFormatter
+        )
+        self.settings = settings
+        add_flags(self, settings)
+
+    def read(self, args: list[str] | None = None) -> Any:
+        """Return the settings that a command line makes, this program's own if None."""
+        return self.settings(**vars(self.parse_args(args)))
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
         args = [self._spelling(arg) for arg in (sys.argv[1:] if args is None else args)]
@@ -133,56 +129,3 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see --help)", program=self.prog)
-
-
-class ImageSize(argparse.Action):
-    """One number or two, height and width; kept as both."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        if len(values) > 2:
-            raise argparse.ArgumentError(self, "takes one number, or height and width")
-        setattr(namespace, self.dest, (values[0], values[-1]))
-
-
-def nearest(name: str, names) -> str:
-    """', did you mean a or b?' for the names most like this one; nothing where none is."""
-    names = list(names)
-    begun = sorted((other for other in names if other.startswith(name)), key=len)  # too short to be close to any
-    matches = (begun or difflib.get_close_matches(name, names))[:3]
-    return f", did you mean {' or '.join(matches)}?" if matches else ""
-
-
-def check_known(flag: str, name: str, known) -> None:
-    """ValueError for a name that isn't known, with the nearest ones."""
-    if name not in known:
-        raise ValueError(f"{flag} {name}: no such name{nearest(name, known) or ', known are ' + ', '.join(known)}")
-
-
-def path(text: str) -> str:
-    """A type for argparse: a path, whose ~ is the user's home also where no shell has replaced it."""
-    return os.path.expanduser(text)
-
-
-def number(kind: type, low: float, high: float = float("inf"), above: bool = False):
-    """A type for argparse: a number in [low, high], or in (low, high] with above."""
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
-        if not (low < value if above else low <= value) or not value <= high:
-            bound = f"above {low}" if above else f"{low} or more"
-            raise argparse.ArgumentTypeError(
-                f"must be {bound if high == float('inf') else f'{low} to {high}'}, not {text}"
-            )
-        return value
-
-    return parse
-
-
-count = number(int, 0)
-positive = number(int, 1)
-amount = number(float, 0)
-share = number(float, 0, 1)
-above_zero = number(float, 0, above=True)

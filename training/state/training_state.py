@@ -8,9 +8,11 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from fusion import CHOICES
 from models_mamba import VisionMamba
 from training.runtime.memory import MB
+from training.settings.facts import Facts, recorded
+from training.settings.flag import flags, spelling
+from training.settings.settings import Settings
 from training.state.entries import check_entries
 from training.state.optimizer_state import group_names, load_optimizer
 from training.step.sums import EpochSums
@@ -146,27 +148,14 @@ class TrainingState:
         self.scheduler.step(self.epoch, acc1)
 
 
-# What a run can't change on its way and end as if it had not been interrupted: the flag, or what it is called.
-KEPT_SETTINGS = {
-    "model": "--model",
-    "data_set": "--data-set",
-    "repeated_aug": "--repeated-aug",
-    "batch_size": "--batch-size",
-    "grad_accum_steps": "--grad-accum-steps",
-    "if_random_cls_token_position": "--if_random_cls_token_position",
-    "if_random_token_rank": "--if_random_token_rank",
-    "processes": "the number of processes",
-    "seed": "--seed",
-    "token_counts": "the fusion plan's tokens",
-    **{f"fusion_{name}": f"--fusion-{name}" for name in CHOICES},
-}
-
-
 def changed_settings(saved: dict, now: dict) -> list[str]:
-    """What differs between a checkpoint's settings and those of now, among KEPT_SETTINGS, in words."""
+    """Say what differs between a checkpoint's settings and those of now, of what a resumed run can't change."""
+    labels = {each.name: spelling(each) for each, _ in flags(Settings)} | {
+        each.name: told.help for each, told in flags(Facts)
+    }
     return [
-        f"{label} was {saved[name]} and is {now[name]}"
-        for name, label in KEPT_SETTINGS.items()
+        f"{labels[name]} was {saved[name]} and is {now[name]}"
+        for name in recorded(fixed=True)
         if name in saved and saved[name] != now[name]
     ]
 

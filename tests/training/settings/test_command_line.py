@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from training.settings.flags import FUSION_METHODS, FUSION_SCHEDULES
 
 import fusion
 from training.settings.command_line import get_args_parser, parse_args, parse_over
-from training.settings.flags import FUSION_METHODS, FUSION_SCHEDULES
-from training.settings.parser import fail
+from training.settings.failure import fail
 
 DEIT_FLAGS = """
     --batch-size --epochs --model --input-size --drop --drop-path --model-ema --model-ema-decay --opt --opt-eps
@@ -160,8 +160,8 @@ def test_help_has_groups_and_a_line_for_every_flag(capsys):
 def test_quiet_processes_leave_the_time_to_speak(monkeypatch):
     """A launcher ends all processes when one exits, also the one that was about to say why."""
     waited = []
-    monkeypatch.setattr("training.settings.parser.SECONDS_TO_SPEAK", 7)
-    monkeypatch.setattr("training.settings.parser.time.sleep", waited.append)
+    monkeypatch.setattr("training.settings.failure.SECONDS_TO_SPEAK", 7)
+    monkeypatch.setattr("training.settings.failure.time.sleep", waited.append)
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit):

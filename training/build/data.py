@@ -1,0 +1,62 @@
+"""The images that settings ask for."""
+
+from dataclasses import dataclass, replace
+
+from torch.utils.data import Dataset, IterableDataset
+
+import datasets
+from training.data.broken_images import SkipBroken
+from training.data.classes import check_all_there, class_names
+from training.runtime.distributed import World, main_process_first
+from training.runtime.progress import length
+from training.settings.settings import Settings
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and labels.
+
+    Attributes:
+        train: Training images; None if a run only evaluates.
+        test: Test images.
+        classes: Names of the classes in the order of the labels, if they are known.
+        num_classes: How many classes a model needs.
+    """
+
+    train: Dataset | None
+    test: Dataset
+    classes: list[str] | None
+    num_classes: int
+
+    @property
+    def num_images(self) -> int:
+        """How many training images there are; 0 for a stream."""
+        return 0 if isinstance(self.train, IterableDataset) else length(self.train) or 0
+
+
+def build_data(settings: Settings, world: World, saved: dict | None = None) -> Data:
+    """Build the data sets; labels go by the checkpoint's names of classes, else by those of the training images.
+
+    Args:
+        settings: With the size of images settled. Only the main process downloads.
+        world: This process among all.
+        saved: The checkpoint to continue or to evaluate.
+
+    Raises:
+        ValueError, OSError: As datasets.build_dataset, or the checkpoint knows classes that aren't there.
+    """
+    settings = replace(settings, download=settings.download and world.is_main)
+
+    def build() -> Data:
+        train, classes = None, (saved or {}).get("classes")
+        if not settings.eval:
+            train, _ = datasets.build_dataset(True, settings, classes)
+            if classes and not settings.resume_anyway:
+                check_all_there(classes, train, f"--resume {settings.resume}")
+            classes = classes or class_names(train)
+        test, num_classes = datasets.build_dataset(False, settings, classes)
+        if settings.skip_bad_images:
+            train, test = train and SkipBroken(train), SkipBroken(test)
+        return Data(train, test, classes, num_classes)
+
+    return main_process_first(world, build)

@@ -1,0 +1,85 @@
+"""Flags to a plan and a method, and both into a model."""
+
+from functools import partial
+
+import fusion
+from models_mamba import VisionMamba
+from training.settings.model import FusionMethodSettings, FusionPlanSettings, FusionSettings
+from training.words import counted
+
+
+def fuse(model: VisionMamba, settings: FusionSettings) -> None:
+    """Put the fusion into a model that settings ask for.
+
+    Raises:
+        ValueError: Flags contradict one another, or the plan doesn't fit the model.
+    """
+    depth, patches = len(model.layers), model.patch_embed.num_patches
+    plan = fusion_plan(settings, depth, patches)
+    method = fusion_method(settings, plan)
+    try:
+        fusion.inject(model, plan, method)
+    except ValueError as error:
+        raise ValueError(f"{error}{_most(settings, depth, patches)}") from None
+
+
+def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple[int, ...]:
+    """The plan that flags ask for, for a model of so many layers and patches; ValueError if they contradict."""
+    amounts = {"token": settings.fusion_token or None, "total": settings.fusion_total, "keep": settings.fusion_keep}
+    given = [f"--fusion-{name}" for name, value in amounts.items() if value is not None]
+    if settings.fusion_plan is not None:
+        others = (
+            settings.fusion_strategy != "no",
+            settings.fusion_layer is not None,
+            settings.fusion_schedule != "constant",
+        )
+        if given or any(others):
+            raise ValueError("--fusion-plan says all: leave strategy, layer, amount and schedule out")
+        return fusion.parse_plan(settings.fusion_plan, depth)
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} exclude each other: give one amount")
+    if settings.fusion_keep is not None:
+        total = fusion.total_to_keep(settings.fusion_keep, patches)
+        if settings.fusion_strategy == "no" or not total:
+            what = "under --fusion-strategy no" if total else f"of {counted(patches, 'patch', 'patches')}"
+            raise ValueError(f"--fusion-keep {settings.fusion_keep:g} fuses nothing {what}")
+    else:
+        total = settings.fusion_total
+    return fusion.plan(
+        settings.fusion_strategy,
+        depth,
+        settings.fusion_layer,
+        settings.fusion_token,
+        total=total,
+        schedule=settings.fusion_schedule,
+    )
+
+
+def _most(settings: FusionPlanSettings, depth: int, patches: int) -> str:
+    """'; the largest --fusion-total here is 12' where flags give too large an amount; nothing for a written plan."""
+    if settings.fusion_plan is not None:
+        return ""
+    make_plan = partial(
+        fusion.plan, settings.fusion_strategy, depth, settings.fusion_layer, schedule=settings.fusion_schedule
+    )
+    if settings.fusion_token:
+        return f"; the largest --fusion-token here is {fusion.largest(lambda r: make_plan(tokens=r), patches)}"
+    total = fusion.largest(lambda n: make_plan(total=n), patches)
+    if settings.fusion_total is not None:
+        return f"; the largest --fusion-total here is {total}"
+    return f"; the least --fusion-keep here is {(patches - total) / patches:.4g}"
+
+
+def fusion_method(settings: FusionMethodSettings, plan: tuple[int, ...]) -> fusion.Method:
+    """How tokens fuse, as flags ask for; ValueError for choices without effect, as all are where nothing fuses."""
+    method = fusion.Method(**{name: getattr(settings, f"fusion_{name}") for name in fusion.CHOICES})
+    if method != fusion.Method() and not any(plan):
+        changed = next(name for name, choices in fusion.CHOICES.items() if getattr(method, name) != choices[0])
+        raise ValueError(f"--fusion-{changed} {getattr(method, changed)} has no effect: no tokens fuse")
+    return method
+
+
+def token_counts(model: VisionMamba) -> tuple[int, ...]:
+    """Return the lengths of the sequence before layer 0 and after each layer."""
+    plan = [block.fusion.r if isinstance(block.fusion, fusion.TokenFusion) else 0 for block in model.layers]
+    return fusion.token_counts(plan, model.pos_embed.shape[1])

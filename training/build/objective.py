@@ -1,0 +1,48 @@
+"""What training minimises: the loss and the mixing of images that settings ask for."""
+
+from timm.data import Mixup
+from timm.task import DistillationTeacher
+
+from training.build.teacher import build_teacher
+from training.runtime.distributed import World
+from training.settings.settings import Settings
+from training.step.criteria import binary_cross_entropy, create_criterion
+from training.step.objectives import Classification, Cosub, Distillation, Objective
+
+
+def build_objective(settings: Settings, world: World, classes: list[str] | None = None) -> Objective:
+    """The loss that flags ask for; a teacher must know `classes`, where both sides name them."""
+    if settings.bce_loss or settings.cosub:
+        criterion = binary_cross_entropy(soft=not settings.bce_loss, smoothing=settings.smoothing)
+    else:
+        criterion = create_criterion(settings.mixed, settings.smoothing)
+    if settings.cosub:
+        return Cosub(criterion)
+    if settings.distillation_type == "none":
+        return Classification(criterion)
+    teacher = DistillationTeacher(build_teacher(settings, world.device, classes)).to(world.device)
+    return Distillation(
+        criterion, teacher, settings.distillation_type == "hard", settings.distillation_alpha, settings.distillation_tau
+    )
+
+
+def build_mixup(settings: Settings) -> Mixup | None:
+    """timm's mixup and cutmix, if either is on; ValueError where no box of cutmix fits the images."""
+    if not settings.mixed:
+        return None
+    if settings.cutmix_minmax:
+        low, high = settings.cutmix_minmax
+        if any(int(low * side) == int(high * side) for side in settings.input_size):
+            raise ValueError(
+                f"--cutmix-minmax: no whole number of pixels is {low:g} to {high:g} of {settings.input_size}"
+            )
+    return Mixup(
+        settings.mixup,
+        settings.cutmix,
+        settings.cutmix_minmax,
+        prob=settings.mixup_prob,
+        switch_prob=settings.mixup_switch_prob,
+        mode=settings.mixup_mode,
+        label_smoothing=settings.smoothing,
+        num_classes=settings.nb_classes,
+    )

@@ -1,0 +1,68 @@
+"""The optimizer, its learning rate, and the average of the weights that settings ask for."""
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2, scheduler_kwargs
+
+from models_mamba import VisionMamba
+from training.settings.learning import OptimizerSettings, RateSettings
+from training.settings.model import ModelSettings
+from training.settings.rates import Rates
+from training.settings.settings import Settings
+from training.state.training_state import WeightAverage
+
+
+def check_optimizer(settings: OptimizerSettings) -> None:
+    """Refuse what timm's optimizers would meet only in their first step; ValueError."""
+    info = get_optimizer_info(settings.opt.lower())
+    if info.second_order:
+        raise ValueError(f"--opt {settings.opt}: needs gradients of gradients, which training here doesn't make")
+    betas = info.num_betas if info.has_betas else 0
+    if settings.opt_betas and len(settings.opt_betas) != betas:
+        raise ValueError(
+            f"--opt-betas: --opt {settings.opt} takes {betas or 'no'} betas, not {len(settings.opt_betas)}"
+        )
+
+
+def build_optimizer(settings: Settings, model: VisionMamba, lr: float) -> torch.optim.Optimizer:
+    """The optimizer that flags ask for, which spares from weight decay what the model says."""
+    own = {"betas": tuple(settings.opt_betas)} if settings.opt_betas else {}
+    if get_optimizer_info(settings.opt.lower()).opt_class in (torch.optim.Adam, torch.optim.AdamW):
+        own["fused"] = True  # one pass over the weights instead of one for each of its terms
+    try:
+        return create_optimizer_v2(
+            model,
+            settings.opt,
+            lr=lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            eps=settings.opt_eps,
+            layer_decay=settings.layer_decay,
+            **own,
+        )
+    except Exception as error:  # each optimizer has its own ways to fail
+        raise ValueError(f"--opt {settings.opt}: {str(error) or type(error).__name__}") from error
+
+
+def build_scheduler(
+    settings: RateSettings, optimizer: torch.optim.Optimizer, rates: Rates, updates_per_epoch: int
+) -> tuple[Scheduler, int]:
+    """Build timm's schedule of the learning rate, and count its epochs, cooldown included.
+
+    Args:
+        settings: The schedule.
+        optimizer: Its learning rates are set.
+        rates: Those of the schedule, scaled to the images of a step.
+        updates_per_epoch: Steps of an epoch if each has a rate of its own, else 0.
+    """
+    scaled = {"min_lr": rates.min_lr, "warmup_lr": rates.warmup_lr}
+    return create_scheduler_v2(optimizer, **scheduler_kwargs(settings) | scaled, updates_per_epoch=updates_per_epoch)
+
+
+def build_average(settings: ModelSettings, model: VisionMamba) -> WeightAverage | None:
+    """Build the moving average of the weights, if one is kept."""
+    if not settings.model_ema:
+        return None
+    device = torch.device("cpu") if settings.model_ema_force_cpu else None
+    return WeightAverage(model, decay=settings.model_ema_decay, device=device)

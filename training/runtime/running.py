@@ -1,0 +1,35 @@
+"""What ends a program that runs already: one line for what a user can mend, a traceback for all else."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from training.settings.failure import fail
+
+LESS = "a smaller --batch-size, with --grad-accum-steps, or --grad-checkpointing needs less"
+
+
+@contextmanager
+def in_one_line_while_running() -> Iterator[None]:
+    """Let numbers that aren't finite, files that fail and too little memory end the program with one line."""
+    try:
+        yield
+    except (FloatingPointError, OSError) as error:
+        fail(last_line(error), code=1, met_by="one")
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(f"{last_line(error)} ({LESS})", code=1, met_by="one")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether a GPU or the machine has too little memory: PyTorch has no kind of error for the latter."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def last_line(error: Exception) -> str:
+    """Return what an error says, without the traceback that a loading process puts before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^[\w.]*Error: ", "", lines[-1])

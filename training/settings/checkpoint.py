@@ -1,0 +1,26 @@
+"""The flags of programs that read a trained model: which one, and whatever of its run they don't take over."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from training.settings.flag import flag
+from training.settings.kinds import path
+from training.settings.model import ModelChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFile:
+    """The file of a trained model."""
+
+    resume: str = flag(..., "the checkpoint", path, metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings(ModelChoice, CheckpointFile):
+    """A trained model."""
+
+    TITLE: ClassVar[str | None] = "checkpoint"
+
+    model: str | None = flag(
+        None, "a model of models_mamba.py, for a checkpoint that doesn't say", metavar="NAME", follows="model"
+    )

@@ -1,0 +1,51 @@
+"""Flags from a file: YAML of flags and values, a recipe, or the args.json of a run to repeat."""
+
+from dataclasses import fields
+from itertools import chain
+from pathlib import Path
+
+from training.settings.facts import Facts
+from training.settings.flag import groups, names
+from training.settings.over_run import taken_over
+from training.settings.parser import Parser
+from training.settings.settings import Settings
+
+FACTS = {each.name for each in fields(Facts)}
+
+
+def read_config(parser: Parser, flag: str, path: str | Path, argv: list[str]) -> list[str]:
+    """Return a file's flags and values, except those that the command line says itself, as words of a command line.
+
+    Ends the program with one line if they are wrong.
+
+    Args:
+        parser: Knows the flags.
+        flag: What the user named the file by.
+        path: The file.
+        argv: The command line.
+    """
+    import yaml  # comes with timm, and nothing else here needs it
+
+    said = parser.said(argv)
+    try:
+        # All values as they are written: YAML takes the strategy `no` for a false.
+        values = yaml.load(Path(path).read_text(), yaml.BaseLoader)
+        if not isinstance(values, dict):
+            raise ValueError("holds no flags with values")
+        if FACTS & values.keys():
+            values = repeated(parser.read(argv), said, values)
+        words = [(parser.meaning(name), parser.words(name, value)) for name, value in values.items()]
+        return [word for meaning, some in words if meaning not in said for word in some]
+    except RecursionError:
+        parser.error(f"argument {flag}: {path}: its lists are too deep")
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        parser.error(f"argument {flag}: {path}: {error}")
+
+
+def repeated(given: Settings, said: set[str], run: dict) -> dict:
+    """Return what of a run's args.json makes another run like it: its flags, unless the command line has others."""
+    starts, led = names(Settings, repeated=False), chain(*groups(Settings).values())
+    left_out = {*FACTS, *starts, *led} - taken_over(given, said, run).keys()
+    if Path(run.get("resume", "")).parent == Path(run.get("output_dir", "")):
+        left_out.add("resume")  # it went on with itself
+    return {name: value for name, value in run.items() if name not in left_out}

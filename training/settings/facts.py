@@ -1,0 +1,36 @@
+"""What follows from settings, data and machine: computed by its owners once, and kept beside the settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.settings.flag import Flag, names
+from training.settings.settings import Settings
+
+
+def fact(help: str, **more) -> Any:
+    """Declare a field of Facts; `more` is what of a flag also holds for a fact."""
+    return field(metadata={"flag": Flag(help=help, **more)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The entries of args.json, and of a checkpoint's settings, that are no flags."""
+
+    mixed: bool = fact("whether images are mixed")
+    token_counts: tuple[int, ...] = fact("the fusion plan's tokens", fixed=True)
+    flops: int = fact("multiply-adds of an image, forward")
+    weights: str = fact("where the weights come from", place=True)
+    processes: int = fact("the number of processes", fixed=True, cost=True)
+    global_batch: int = fact("images in a step of all processes", shown=True)
+    scaled_lr: float = fact("the learning rate for that many images", shown=True)
+    updates_per_epoch: int | None = fact("steps of an epoch if each has a learning rate of its own, else 0")
+    last_epoch: int | None = fact("epochs of the schedule, its cooldown included")
+    versions: Mapping[str, str] = fact("of Python, PyTorch, timm and this code", compared=False)
+    hardware: str = fact("the device", cost=True)
+    date: str = fact("the day that the run began", compared=False)
+
+
+def recorded(**wanted) -> tuple[str, ...]:
+    """Return the names in a run's record, flags and facts, that have these attributes, such as cost=True."""
+    return names(Settings, **wanted) + names(Facts, **wanted)

@@ -1,0 +1,122 @@
+"""One flag of a command line, told once: a field of a settings dataclass, from which the parser follows."""
+
+import argparse
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """What hangs on a flag beside its default.
+
+    Attributes:
+        help: One line for --help.
+        kind: Converts the text of a command line, and refuses what is out of bounds; switches have none.
+        spelling: As registered, `--` and the field's name with hyphens if None.
+        off: The spelling and the help of a second switch that says the opposite.
+        negatable: A switch that is off by default has a --no- form too.
+        positional: It has no spelling, and is what a command line says without one.
+        choices, metavar, nargs, action: As in argparse.
+        follows: The flag that leads its group: programs that read a run's checkpoint take over the group as a whole.
+        amount: One of the flags that say how many tokens fuse, which exclude one another.
+        fixed: A resumed run would end differently with another value.
+        compared: Runs that differ in it are different experiments.
+        unused_with: The switch that leaves this flag without effect.
+        place: It says where a run was, which means nothing on another machine.
+        file: It names a file by which runs are compared, wherever that lies.
+        cost: Time and memory compare only between runs that agree in it.
+        shown: TensorBoard's table of runs has a column for it.
+        repeated: A run made from another one's settings takes it over.
+    """
+
+    help: str = ""
+    kind: Callable[[str], Any] | None = None
+    spelling: str | None = None
+    off: tuple[str, str] | None = None
+    negatable: bool = False
+    positional: bool = False
+    choices: Sequence | None = None
+    metavar: str | tuple[str, ...] | None = None
+    nargs: str | int | None = None
+    action: type[argparse.Action] | None = None
+    follows: str | None = None
+    amount: bool = False
+    fixed: bool = False
+    compared: bool = True
+    unused_with: str | None = None
+    place: bool = False
+    file: bool = False
+    cost: bool = False
+    shown: bool = False
+    repeated: bool = True
+
+
+def flag(default: Any, help: str, kind: Callable[[str], Any] | None = None, **more) -> Any:
+    """Declare a field of a settings dataclass that is a flag; `...` as the default makes it required."""
+    told = {"flag": Flag(help=help, kind=kind, **more)}
+    return field(metadata=told) if default is ... else field(default=default, metadata=told)
+
+
+def flags(settings: type) -> Iterator[tuple[Field, Flag]]:
+    """Yield every flag of a settings dataclass with its field."""
+    for each in fields(settings):
+        yield each, each.metadata["flag"]
+
+
+def names(settings: type, **wanted) -> tuple[str, ...]:
+    """Return the names of the flags that have these attributes, such as fixed=True."""
+    return tuple(
+        each.name
+        for each, told in flags(settings)
+        if all(getattr(told, attribute) == value for attribute, value in wanted.items())
+    )
+
+
+def groups(settings: type) -> dict[str, tuple[str, ...]]:
+    """Return the names of the flags that follow each leading one, itself among them."""
+    leaders = dict.fromkeys(told.follows for _, told in flags(settings) if told.follows)
+    return {leader: names(settings, follows=leader) for leader in leaders}
+
+
+def spelling(each: Field) -> str:
+    """Return a flag as a command line has it, such as --batch-size."""
+    return each.metadata["flag"].spelling or f"--{each.name.replace('_', '-')}"
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Add the flags of a settings dataclass to a parser, in groups by the TITLE of their classes."""
+    groups = {None: parser}
+    for each, told in flags(settings):
+        title = _title(settings, each.name)
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_flag(groups[title], each, told)
+
+
+def _title(settings: type, name: str) -> str | None:
+    """Return the title of the group that a flag is in: that of the class that declares it, or of its first heir."""
+    owner = next(cls for cls in settings.__mro__ if name in inspect.get_annotations(cls))
+    titled = [cls for cls in settings.__mro__ if issubclass(cls, owner) and "TITLE" in vars(cls)]
+    return titled[-1].TITLE
+
+
+def _add_flag(group: Any, each: Field, told: Flag) -> None:
+    default = None if each.default is MISSING else each.default
+    common = {"dest": each.name, "default": default, "help": told.help}
+    if told.off:
+        pair = group.add_mutually_exclusive_group()
+        pair.add_argument(spelling(each), action="store_true", **common)
+        off, help = told.off
+        pair.add_argument(off, action="store_false", **(common | {"help": help}))
+    elif told.positional:
+        group.add_argument(each.name, type=told.kind, nargs=told.nargs, metavar=told.metavar, help=told.help)
+    elif default is False and not told.negatable:
+        group.add_argument(spelling(each), action="store_true", **common)
+    elif isinstance(default, bool):
+        group.add_argument(spelling(each), action=argparse.BooleanOptionalAction, **common)
+    else:
+        optional = {"nargs": told.nargs, "action": told.action, "choices": told.choices, "metavar": told.metavar}
+        given = {name: value for name, value in optional.items() if value is not None}
+        group.add_argument(spelling(each), type=told.kind, required=each.default is MISSING, **common, **given)

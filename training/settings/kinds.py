@@ -1,0 +1,43 @@
+"""Kinds of values on a command line: what converts their text, and refuses what is out of bounds."""
+
+import argparse
+import os
+
+
+class ImageSize(argparse.Action):
+    """One number or two, height and width; kept as both."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, "takes one number, or height and width")
+        setattr(namespace, self.dest, (values[0], values[-1]))
+
+
+def path(text: str) -> str:
+    """A type for argparse: a path, whose ~ is the user's home also where no shell has replaced it."""
+    return os.path.expanduser(text)
+
+
+def number(kind: type, low: float, high: float = float("inf"), above: bool = False):
+    """A type for argparse: a number in [low, high], or in (low, high] with above."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        if not (low < value if above else low <= value) or not value <= high:
+            bound = f"above {low}" if above else f"{low} or more"
+            raise argparse.ArgumentTypeError(
+                f"must be {bound if high == float('inf') else f'{low} to {high}'}, not {text}"
+            )
+        return value
+
+    return parse
+
+
+count = number(int, 0)
+positive = number(int, 1)
+amount = number(float, 0)
+share = number(float, 0, 1)
+above_zero = number(float, 0, above=True)

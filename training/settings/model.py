@@ -1,0 +1,174 @@
+"""The flags of the model and of token fusion."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from training.settings.flag import flag
+from training.settings.kinds import ImageSize, positive, share
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which model, for which images."""
+
+    model: str = flag(
+        "vim_pico_patch2_8",
+        "a model of models_mamba.py: vim_tiny_patch16_224, ...",
+        metavar="NAME",
+        follows="model",
+        fixed=True,
+        cost=True,
+        shown=True,
+    )
+    input_size: tuple[int, int] | None = flag(
+        None,
+        "pixels: one number, or height and width; the model's own if not given",
+        positive,
+        action=ImageSize,
+        metavar="PX",
+        nargs="+",
+        follows="model",
+        cost=True,
+    )
+    in_chans: int = flag(
+        3, "channels of the images: 3, or 1 for grey ones", int, choices=(1, 3), follows="model", cost=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(ModelChoice):
+    """The model, and what of it learns."""
+
+    TITLE: ClassVar[str | None] = "model"
+
+    drop: float = flag(0.0, "dropout after the position embedding", share, metavar="P")
+    drop_path: float = flag(
+        0.1, "how often the last layer's output is dropped; earlier ones less", share, metavar="P", shown=True
+    )
+    model_ema: bool = flag(True, "keep, evaluate and save an exponential moving average of the weights")
+    model_ema_decay: float = flag(
+        0.99996, "share of the old average that a step keeps, once warmed up", share, metavar="D"
+    )
+    model_ema_force_cpu: bool = flag(False, "keep the average off the GPU, saved and not evaluated")
+    train_only: str = flag(
+        "all",
+        "let only the mixers, head and position embedding learn, or only the head",
+        choices=("all", "mixer", "head"),
+    )
+    train_mode: bool = flag(True, "dropout and stochastic depth while training")
+    if_random_cls_token_position: bool = flag(
+        False,
+        "put the class token at a random place of each training batch",
+        spelling="--if_random_cls_token_position",
+        fixed=True,
+    )
+    if_random_token_rank: bool = flag(
+        False, "put all tokens of each training batch in a random order", spelling="--if_random_token_rank", fixed=True
+    )
+    grad_checkpointing: bool = flag(
+        False, "keep only each layer's input for the backward pass: less memory, about a third more time", cost=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionPlanSettings:
+    """After which layers tokens fuse, and how many."""
+
+    TITLE: ClassVar[str | None] = "token fusion"
+
+    fusion_strategy: str = flag(
+        "no",
+        "which layers fuse: no, all, interleaved (or alternate), lower, upper",
+        metavar="NAME",
+        follows="fusion_strategy",
+    )
+    fusion_layer: int | None = flag(
+        None,
+        "lower fuses below layer K, upper from layer K on; layers count from 0",
+        int,
+        metavar="K",
+        follows="fusion_strategy",
+    )
+    fusion_token: int = flag(
+        0, "tokens to fuse after each chosen layer", int, metavar="R", follows="fusion_strategy", amount=True
+    )
+    fusion_total: int | None = flag(
+        None,
+        "instead of --fusion-token: tokens to fuse in all chosen layers together",
+        int,
+        metavar="N",
+        follows="fusion_strategy",
+        amount=True,
+    )
+    fusion_keep: float | None = flag(
+        None,
+        "instead of --fusion-token: share of the patches to leave at the end",
+        share,
+        metavar="S",
+        follows="fusion_strategy",
+        amount=True,
+    )
+    fusion_schedule: str = flag(
+        "constant",
+        "the same number of tokens in each chosen layer, or fewer and fewer, or more and more",
+        choices=("constant", "decreasing", "increasing"),
+        follows="fusion_strategy",
+    )
+    fusion_plan: str | None = flag(
+        None,
+        "instead of all these: tokens to fuse after each layer, one by one",
+        metavar="R,R,...",
+        follows="fusion_strategy",
+        amount=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionMethodSettings:
+    """How tokens fuse, whatever the layers: the choices of fusion.Method."""
+
+    TITLE: ClassVar[str | None] = "token fusion"
+
+    fusion_average: str = flag(
+        "mean",
+        "a fused token is the mean of its parts, or weighs them by their patches",
+        choices=("mean", "size"),
+        follows="fusion_average",
+        fixed=True,
+    )
+    fusion_metric: str = flag(
+        "hidden",
+        "compare tokens by the mixer's output, the sum before it, or the sum after it",
+        choices=("hidden", "residual", "input"),
+        follows="fusion_metric",
+        fixed=True,
+    )
+    fusion_distance: str = flag(
+        "cosine", "similarity of two tokens", choices=("cosine", "l2", "l1"), follows="fusion_distance", fixed=True
+    )
+    fusion_order: str = flag(
+        "keep",
+        "leave tokens in sequence order, or as ToMe does",
+        choices=("keep", "concat"),
+        follows="fusion_order",
+        fixed=True,
+    )
+    fusion_reduce: str = flag(
+        "fuse",
+        "average a token into the other, or drop it",
+        choices=("fuse", "prune"),
+        follows="fusion_reduce",
+        fixed=True,
+    )
+    fusion_match: str = flag(
+        "similar",
+        "fuse the most similar pairs, or random ones for comparison",
+        choices=("similar", "random"),
+        follows="fusion_match",
+        fixed=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionSettings(FusionMethodSettings, FusionPlanSettings):
+    """After which layers tokens fuse, how many, and how."""

@@ -1,0 +1,62 @@
+"""What a command line takes over from a run: its model, data and fusion, unless flags say otherwise."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from training.settings.flag import groups, names
+from training.settings.model import FusionMethodSettings, FusionPlanSettings
+from training.settings.parser import Parser
+
+AMOUNTS = set(names(FusionPlanSettings, amount=True))
+METHODS = set(names(FusionMethodSettings))
+NOT_GIVEN = (None, "null")  # a setting of a run, as it is in args.json or a file of flags
+# Methods of fusion beside which others have no effect, unless these are as by default: fusion.Method refuses them.
+METHODS_OF_THEIR_OWN = (
+    ("fusion_reduce", "prune", {"fusion_average": "mean"}),
+    ("fusion_match", "random", {"fusion_metric": "hidden", "fusion_distance": "cosine"}),
+)
+
+
+def parse_over(parser: Parser, argv: list[str] | None, run: dict) -> Any:
+    """Parse a command line over a run's settings: flags not given keep the run's model, data and fusion.
+
+    If it names another model, data set or strategy, nothing of that group is taken over; if it names one amount of
+    fusion, no other; and no method of fusion that would have no effect beside what it names.
+
+    Raises:
+        ValueError: A value of the run is none that its flag takes.
+    """
+    given, said = parser.read(argv), parser.said(argv)
+    what = f"--resume {given.resume}: its setting"
+    taken = {name: value for name, value in taken_over(given, said, run).items() if name not in said}
+    return replace(given, **{name: parser.as_said(name, value, f"{what} {name}") for name, value in taken.items()})
+
+
+def taken_over(given: Any, said: set[str], run: dict) -> dict:
+    """Return the settings of a run's model, data and fusion that go together with what a command line says."""
+    taken = {}
+    for leader, group in groups(type(given)).items():
+        names_another = leader in said and getattr(given, leader) != run.get(leader)
+        if leader == "fusion_strategy":
+            names_another |= "fusion_plan" in said or (leader in said and run.get("fusion_plan") not in NOT_GIVEN)
+        if not names_another:
+            taken |= {name: run[name] for name in group if name in run}
+    left = without_effect(given, said) | (AMOUNTS if said & AMOUNTS else set())
+    return {name: value for name, value in taken.items() if name not in left}
+
+
+def without_effect(given: Any, said: set[str]) -> set[str]:
+    """Return the methods of fusion that would have no effect beside what a command line says itself."""
+    nothing_fuses = "fusion_strategy" in said and given.fusion_strategy == "no"
+    if "fusion_plan" in said:
+        nothing_fuses = not re.search("[1-9]", given.fusion_plan)
+    if nothing_fuses:
+        return METHODS
+    found = set()
+    for name, choice, others in METHODS_OF_THEIR_OWN:
+        if name in said and getattr(given, name) == choice:
+            found |= set(others)
+        if any(other in said and getattr(given, other) != default for other, default in others.items()):
+            found.add(name)
+    return found

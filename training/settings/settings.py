@@ -1,0 +1,50 @@
+"""All settings of a training: one flat, frozen object, of which most functions read one group."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from training.settings.flag import flag
+from training.settings.images import AugmentationSettings, DataSettings, LoadingSettings
+from training.settings.kinds import path
+from training.settings.learning import LossSettings, OptimizerSettings, RateSettings
+from training.settings.model import FusionSettings, ModelSettings
+from training.settings.run import ProcessSettings, RunSettings
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+DEFAULT_RECIPE = "deit"  # the defaults of the flags
+
+
+# Dataclasses list the fields of the last base first, and so does --help.
+@dataclass(frozen=True, kw_only=True)
+class Settings(
+    ProcessSettings,
+    RunSettings,
+    RateSettings,
+    OptimizerSettings,
+    LossSettings,
+    AugmentationSettings,
+    LoadingSettings,
+    DataSettings,
+    FusionSettings,
+    ModelSettings,
+):
+    """What main.py can be told."""
+
+    TITLE: ClassVar[str | None] = None
+
+    config: str | None = flag(
+        None,
+        "YAML of flags and their values, or a run's args.json; flags on the command line go first",
+        path,
+        metavar="FILE",
+        place=True,
+        repeated=False,
+    )
+    recipe: str = flag(
+        DEFAULT_RECIPE,
+        "deit, the defaults below, for about 300 epochs; or a file of recipes/, which --config and flags outrank: "
+        "short, for a few epochs of a small model",
+        choices=(DEFAULT_RECIPE, *sorted(file.stem for file in RECIPES.glob("*.yaml"))),
+        compared=False,  # what it sets is
+    )
