@@ -117,12 +117,16 @@ def start_process(settings: RunSettings) -> World:
     if settings.deterministic:
         be_deterministic()
     world = init_world(settings.device)
-    backend = ssm.pick(world.device.type).name
+    check_scan(settings, ssm.pick(world.device.type).name)
+    return world
+
+
+def check_scan(settings: RunSettings, backend: str) -> None:
+    """Refuse what the chosen scan can't do; ValueError."""
     if settings.compile and backend not in ("cpu", "triton"):
         raise ValueError(f"--compile: needs the C++ scan of CPUs or Triton's of GPUs, and the scan here is {backend}")
     if settings.deterministic and backend == "cuda":
         raise ValueError("--deterministic: mamba-ssm sums gradients in any order; choose --scan-backend triton")
-    return world
 
 
 def open_run(settings: Settings, saved: dict | None, world: World, held: ExitStack) -> tuple[Settings, dict | None]:

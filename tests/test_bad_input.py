@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import main
+from training.build.model import new_model
 
 ROOT = Path(__file__).parents[1]
 PLAIN = "--no-aug --mixup 0 --cutmix 0 --num_workers 0 --batch-size 4 --epochs 1".split()
@@ -264,7 +265,7 @@ def a_checkpoint_of_another_model(folder, images):
 
 def a_checkpoint_of_weights_to_continue(folder, images):
     """x.pth: holds no model_ema, ema_steps"""
-    model = main.new_model(main.parse_args(["--nb-classes", "2"]))
+    model = new_model(main.parse_args(["--nb-classes", "2"]))
     model.reset_classifier(2)
     torch.save(model.state_dict(), folder / "x.pth")
     return "--resume", folder / "x.pth"

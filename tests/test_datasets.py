@@ -1,5 +1,6 @@
 """Data sets; small sets of every format are written to a temporary folder."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -16,6 +17,7 @@ from torchvision.datasets import CIFAR100, FashionMNIST, ImageFolder
 
 import datasets
 from training.settings.command_line import parse_args
+from training.settings.settings import Settings
 
 RNG = np.random.default_rng(0)
 
@@ -24,11 +26,7 @@ pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def make_args(**changes):
-    args = parse_args([])
-    for name, value in ({"input_size": (32, 32), "batch_size": 2} | changes).items():
-        assert hasattr(args, name)
-        setattr(args, name, value)
-    return args
+    return Settings(**({"input_size": (32, 32), "batch_size": 2} | changes))
 
 
 def error_of(is_train=True, **changes):
@@ -249,7 +247,7 @@ def test_streams(monkeypatch):
     expected = {"name": "wds/x", "root": "/data", "split": "train", "is_training": True, "seed": 5, "batch_size": 4}
     assert expected.items() <= asked.items()
     dataset.reader = Namespace(class_to_idx={"a": 0, "b": 1})
-    args.nb_classes = None
+    args = dataclasses.replace(args, nb_classes=None)
     monkeypatch.setattr(datasets, "create_dataset", lambda *_, **__: dataset)
     assert datasets.build_dataset(False, args)[1] == 2
 

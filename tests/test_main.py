@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,12 @@ import runner as run_module
 import visualize
 from fusion import pictures
 from models_mamba import VisionMamba
-from training.data.loaders import train_loader
+from training.build.data import Data, build_data
+from training.build.model import new_model
+from training.build.objective import build_mixup, build_objective
+from training.build.optimizer import build_average
+from training.build.state import build_state, check_same_start
+from training.data.loaders import augmented_images, train_loader
 from training.records.runs import read_log
 from training.runtime.distributed import World
 from training.settings.command_line import parse_args
@@ -65,7 +71,12 @@ def state_of(*flags):
     """The training state that flags make, of a tiny model."""
     args = parse_args([*PLAIN, *map(str, flags)])
     model = VisionMamba(img_size=8, patch_size=4, embed_dim=16, depth=1, num_classes=3)
-    return args, main.build_state(args, CPU, model, None, None)
+    return args, new_state(args, model)[0]
+
+
+def new_state(args, model, world=CPU):
+    """A training state and its facts, of a model and no images."""
+    return build_state(args, world, model, "new", None, Data(None, None, None, 3), None)
 
 
 # What a run prints and keeps
@@ -293,7 +304,7 @@ def test_the_main_process_alone_downloads(monkeypatch, rank):
     asked = []
     monkeypatch.setattr(datasets, "build_dataset", lambda train, args, classes: (asked.append(args.download), 10))
     monkeypatch.setattr("training.runtime.distributed.barrier", lambda world: None)
-    main.build_data(args, CPU._replace(rank=rank, size=2))
+    build_data(args, CPU._replace(rank=rank, size=2))
     assert asked == [rank == 0] * 2
 
 
@@ -476,20 +487,20 @@ def test_images_in_tensorboard_are_as_augmented(images):
     args = parse_args(["--data-set", "FOLDER", "--data-path", str(images), "--input-size", "8", *PLAIN])
     train_set, _ = datasets.build_dataset(True, args)
     batches = train_loader(train_set, args, CPU)
-    shown = pictures.denormalised(main.new_model(args), run_module.augmented_images(batches))
+    shown = pictures.denormalised(new_model(args), augmented_images(batches))
     assert shown.shape == (16, 3, 8, 8)
     path = train_set.images[next(iter(batches.sampler)).index]
     np.testing.assert_allclose(shown[0], np.asarray(Image.open(path)).transpose(2, 0, 1) / 255, atol=1e-6)
-    args.no_aug = False
+    args = replace(args, no_aug=False)
     batches = train_loader(datasets.build_dataset(True, args)[0], args, CPU)
     drawn = []
     for epoch in (0, 0, 1):
         batches.sampler.set_epoch(epoch)
-        drawn.append(run_module.augmented_images(batches))
+        drawn.append(augmented_images(batches))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     batches.sampler.set_epoch(1, start=16)  # as after a run that was interrupted in its last evaluation
-    assert torch.equal(run_module.augmented_images(batches), drawn[2])
+    assert torch.equal(augmented_images(batches), drawn[2])
 
 
 def test_weights_and_biases_follows_tensorboard(run, error, tmp_path, monkeypatch):
@@ -648,8 +659,8 @@ def test_learning_rate_rule():
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.3)
     args = parse_args(["--batch-size", "64"])
     model = VisionMamba(img_size=8, patch_size=4, embed_dim=16, depth=1, num_classes=3)
-    main.build_state(args, CPU._replace(size=4), model, None, None)
-    assert args.scaled_lr == pytest.approx(5e-4 * 256 / 512)
+    _, facts = new_state(args, model, CPU._replace(size=4))
+    assert facts.scaled_lr == pytest.approx(5e-4 * 256 / 512)
 
 
 @pytest.mark.parametrize(("flags", "scale"), [((), 0.25), (("--unscale-lr",), 1)])
@@ -801,8 +812,8 @@ def test_average_of_weights_flags():
 )
 def test_mixup_flags(flags, attributes):
     args = parse_args([*PLAIN, "--input-size", "8", *map(str, flags)])
-    args.nb_classes = 3
-    mixup = run_module.build_mixup(args)
+    args = replace(args, nb_classes=3)
+    mixup = build_mixup(args)
     assert {name: getattr(mixup, name) for name in attributes} == attributes
 
 
@@ -822,10 +833,10 @@ def test_mixup_flags(flags, attributes):
 def test_each_flag_changes_the_mixed_batch(flags):
     def mixed(*given):
         args = parse_args([*PLAIN, "--input-size", "8", "--mixup", "0.8", *map(str, given)])
-        args.nb_classes = 8
+        args = replace(args, nb_classes=8)
         np.random.seed(3)
         generator = torch.Generator().manual_seed(0)
-        return run_module.build_mixup(args)(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8))
+        return build_mixup(args)(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8))
 
     for plain, changed in zip(mixed(), mixed(*flags), strict=True):
         same = flags[0] == "--smoothing" and plain.ndim == 4
@@ -856,8 +867,8 @@ def test_only_a_part_learns(run, tmp_path, part, learns):
 def test_deeper_layers_learn_faster(run, tmp_path):
     def rate_of(*flags):
         args = parse_args(["--lr", "1", "--unscale-lr", "--warmup-epochs", "0", *flags])
-        model = main.new_model(args)
-        state = main.build_state(args, CPU, model, None, None)
+        model = new_model(args)
+        state, _ = new_state(args, model)
         rates = {id(p): group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
         return [rates[id(block.mixer.in_proj.weight)] for block in model.layers], rates[id(model.head.weight)]
 
@@ -870,8 +881,8 @@ def test_deeper_layers_learn_faster(run, tmp_path):
 
 
 def test_layers_are_computed_again_where_that_is_asked_for():
-    assert main.new_model(parse_args(["--grad-checkpointing"])).grad_checkpointing
-    assert not main.new_model(parse_args([])).grad_checkpointing
+    assert new_model(parse_args(["--grad-checkpointing"])).grad_checkpointing
+    assert not new_model(parse_args([])).grad_checkpointing
 
 
 def test_a_compiled_model_trains_alike_and_is_compiled_once(run, tmp_path, monkeypatch):
@@ -894,10 +905,10 @@ def test_a_compiled_model_trains_alike_and_is_compiled_once(run, tmp_path, monke
 
 def test_an_average_off_the_gpu_is_kept_and_not_evaluated():
     args = parse_args(["--model-ema-force-cpu"])
-    model = main.new_model(args)
-    assert main.build_average(args, model).device == torch.device("cpu")
-    assert main.build_average(parse_args([]), model).device is None
-    state = main.build_state(args, CPU, model, None, None)
+    model = new_model(args)
+    assert build_average(args, model).device == torch.device("cpu")
+    assert build_average(parse_args([]), model).device is None
+    state, _ = new_state(args, model)
     assert len(state.evaluated_models()) == 2
     state.ema.device = torch.device("meta")  # any other than the model's
     assert len(state.evaluated_models()) == 1
@@ -991,7 +1002,7 @@ def test_other_losses_train(run, tmp_path, flags):
 )
 def test_what_is_binary(flags, soft):
     """--bce-loss takes mixed targets above 0 for 1, as DeiT III; --cosub is binary with and without it."""
-    objective = run_module.build_objective(parse_args([*flags, "--mixup", "1", "--drop-path", "0.5"]), CPU)
+    objective = build_objective(parse_args([*flags, "--mixup", "1", "--drop-path", "0.5"]), CPU)
     logits, targets = torch.randn(2, 3), torch.tensor([[0.2, 0.8, 0.0], [0.0, 1.0, 0.0]])
     expected = F.binary_cross_entropy_with_logits(logits, targets if soft else targets.gt(0).float())
     torch.testing.assert_close(objective.criterion(logits, targets), expected)
@@ -1008,12 +1019,12 @@ def test_accumulating_is_a_larger_batch(run, tmp_path):
 
 
 def test_no_mixup_unless_asked_for():
-    assert run_module.build_mixup(parse_args(PLAIN)) is None
+    assert build_mixup(parse_args(PLAIN)) is None
 
 
 def test_model_flags():
     args = parse_args("--model vim_nano_patch4_32 --drop 0.2 --drop-path 0.3 --input-size 16 24".split())
-    model = main.new_model(args)
+    model = new_model(args)
     assert model.patch_embed.grid_size == (4, 6)
     assert model.pos_drop.p == 0.2
     assert model.drop_path.drop_prob == pytest.approx(0.3)
@@ -1150,10 +1161,12 @@ def test_what_can_be_compiled():
 
 def test_processes_must_start_together(monkeypatch):
     _, state = state_of()
-    main.check_same_start(state, CPU)
-    monkeypatch.setattr(main, "all_reduce", lambda values, world, op: [0.0, 0.0] if op == "MIN" else [3.0, 0.0])
+    check_same_start(state, CPU)
+    monkeypatch.setattr(
+        "training.build.state.all_reduce", lambda values, world, op: [0.0, 0.0] if op == "MIN" else [3.0, 0.0]
+    )
     with pytest.raises(ValueError, match="processes start at different steps"):
-        main.check_same_start(state, CPU)
+        check_same_start(state, CPU)
 
 
 def test_the_screen_says_where_all_epochs_are_warm_up(run):

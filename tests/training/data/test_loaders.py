@@ -1,31 +1,19 @@
 """Loaders: batch sizes, repeats, sharing out, and what a flag of theirs changes."""
 
-import argparse
-
 import pytest
 import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
 import training.data.loaders as loaders
-from runner import start_epoch
 from training.runtime.distributed import World
 from training.runtime.randomness import seed_all
+from training.settings.settings import Settings
 
 CPU = torch.device("cpu")
 
 
 def arguments(**changes):
-    defaults = {
-        "batch_size": 4,
-        "grad_accum_steps": 1,
-        "skip_bad_images": False,
-        "num_workers": 0,
-        "pin_mem": True,
-        "repeated_aug": False,
-        "dist_eval": False,
-        "seed": 0,
-    }
-    return argparse.Namespace(**(defaults | changes))
+    return Settings(**({"batch_size": 4, "num_workers": 0, "repeated_aug": False} | changes))
 
 
 def dataset(count):
@@ -96,9 +84,8 @@ def test_streams_draw_anew_in_every_epoch_and_process(workers):
     def draws(epoch, rank, seed=0):
         args, world = arguments(num_workers=workers, seed=seed), World(CPU, rank, 2)
         loader = loaders.train_loader(Stream(), args, world)
-        state = argparse.Namespace(epoch=epoch, set_rate=lambda: None)
         seed_all(0)  # as evaluation leaves it
-        start_epoch(argparse.Namespace(args=args, world=world, state=state, train_batches=loader))
+        assert loaders.start_epoch(loader, epoch, 3, args.seed, rank) == 0
         return tuple(torch.cat(list(loader)).flatten().tolist())
 
     assert len({draws(epoch, rank, seed) for epoch in (0, 1) for rank in (0, 1) for seed in (0, 1)}) == 8
@@ -130,7 +117,7 @@ def test_how_many_images_a_batch_has(count, size):
 def test_a_step_of_several_batches_is_loaded_at_once():
     args = arguments(grad_accum_steps=2)
     assert [len(b) for b in batches(loaders.train_loader(dataset(17), args, World(CPU, 0, 1)))] == [8, 8]
-    assert loaders.steps_per_epoch(dataset(17), args, World(CPU, 0, 1)) == 2
+    assert loaders.steps_per_epoch(loaders.train_loader(dataset(17), args, World(CPU, 0, 1)), args) == 2
 
 
 def test_a_stream_does_not_say_how_long_an_epoch_is():
@@ -138,8 +125,10 @@ def test_a_stream_does_not_say_how_long_an_epoch_is():
         def __iter__(self):
             return iter(())
 
+    args = arguments(data_set="wds/x")
+    stream = loaders.train_loader(Stream(), args, World(CPU, 0, 1))
     with pytest.raises(ValueError, match="--sched-on-updates: --data-set wds/x is a stream"):
-        loaders.steps_per_epoch(Stream(), arguments(data_set="wds/x"), World(CPU, 0, 1))
+        loaders.steps_per_epoch(stream, args)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from training.settings.flags import FUSION_METHODS, FUSION_SCHEDULES
 
 import fusion
-from training.settings.command_line import get_args_parser, parse_args, parse_over
+from training.settings.command_line import get_args_parser, parse_args
 from training.settings.failure import fail
+from training.settings.flag import flags, names
+from training.settings.model import FusionMethodSettings, FusionSettings
+from training.settings.over_run import parse_over
 
 DEIT_FLAGS = """
     --batch-size --epochs --model --input-size --drop --drop-path --model-ema --model-ema-decay --opt --opt-eps
@@ -91,8 +94,10 @@ def test_defaults_are_deits_where_nothing_speaks_against_it():
 
 
 def test_the_flags_of_fusion_are_fusions():
-    assert {name: choices for name, (choices, _) in FUSION_METHODS.items()} == fusion.CHOICES
-    assert FUSION_SCHEDULES == fusion.SCHEDULES
+    choices = {each.name: told.choices for each, told in flags(FusionSettings)}
+    assert {name: choices[f"fusion_{name}"] for name in fusion.CHOICES} == fusion.CHOICES
+    assert {f"fusion_{name}" for name in fusion.CHOICES} == set(names(FusionMethodSettings))
+    assert choices["fusion_schedule"] == fusion.SCHEDULES
 
 
 def test_flags_are_read_without_pytorch():
@@ -186,14 +191,14 @@ def test_quiet_processes_leave_the_time_to_speak(monkeypatch):
 )
 def test_a_command_line_goes_before_a_runs_model_data_and_fusion(command, found):
     run = "--fusion-strategy upper --fusion-layer 3 --fusion-token 2 --data-set FOLDER --data-path /images"
-    settings = vars(parse_args([*run.split(), *"--nb-classes 2 --output_dir out --device cpu --epochs 7".split()]))
+    settings = asdict(parse_args([*run.split(), *"--nb-classes 2 --output_dir out --device cpu --epochs 7".split()]))
     parser = get_args_parser()
     args = parse_over(parser, command.split(), settings)
     fused = ("strategy", "layer", "token", "total", "plan")
     names = (*(f"fusion_{name}" for name in fused), "data_set", "data_path", "nb_classes")
     assert tuple(getattr(args, name) for name in names) == found
     assert (args.output_dir, args.device, args.epochs) == ("", None, 300)
-    assert parse_over(parser, command.split(), {}) == parser.parse_args(command.split())
+    assert parse_over(parser, command.split(), {}) == parser.read(command.split())
 
 
 def test_a_tilde_is_home_also_where_no_shell_replaced_it(tmp_path, monkeypatch):
@@ -230,7 +235,7 @@ TRAINED = "--fusion-strategy all --fusion-token 2 --fusion-order concat "
     ],
 )
 def test_what_conflicts_with_a_command_line_is_not_taken_over(run, command, found):
-    args = parse_over(get_args_parser(), command.split(), vars(parse_args(run.split())))
+    args = parse_over(get_args_parser(), command.split(), asdict(parse_args(run.split())))
     assert {name: getattr(args, f"fusion_{name}") for name in found} == found
 
 
@@ -255,7 +260,7 @@ def test_what_conflicts_with_a_command_line_is_not_taken_over(run, command, foun
     ],
 )
 def test_settings_that_no_flag_takes_are_refused(name, value):
-    settings = vars(parse_args([])) | {name: value}
+    settings = asdict(parse_args([])) | {name: value}
     with pytest.raises(ValueError, match=f"--resume x.pth: its setting {name}: "):
         parse_over(get_args_parser(), ["--resume", "x.pth"], settings)
 
@@ -264,7 +269,7 @@ def test_settings_are_taken_over_as_flags_give_them():
     run = (
         "--input-size 8 16 --in-chans 1 --fusion-strategy upper --fusion-layer 1 --fusion-keep 0.5 --eval-crop-ratio 1"
     )
-    settings = vars(parse_args(run.split()))
+    settings = asdict(parse_args(run.split()))
     args = parse_over(get_args_parser(), [], settings)
     names = ("model", "input_size", "in_chans", "fusion_layer", "fusion_keep", "fusion_token", "nb_classes")
     assert [getattr(args, name) for name in names] == [settings[name] for name in names]
