@@ -32,7 +32,7 @@ from runner import Trainer, train
 from training.build.data import Data, build_data
 from training.build.model import check_model, new_model, with_image_size
 from training.build.optimizer import check_optimizer
-from training.build.state import build_state, gather_facts
+from training.build.state import build_state, check_same_start, gather_facts
 from training.build.teacher import check_teacher
 from training.build.weights import fit_weights, start_from
 from training.data.loaders import shared_out, test_loader, train_loader
@@ -174,6 +174,7 @@ def build_trainer(
     """Build the training that settings ask for, new or continued from a checkpoint, and gather its facts."""
     batches = train_loader(data.train, settings, world)
     state, facts = build_state(settings, world, model, weights, saved, data, batches)
+    check_same_start(state, world)
     return Trainer(settings, world, state, data, batches, facts.last_epoch), facts
 
 

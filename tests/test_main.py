@@ -28,6 +28,7 @@ import visualize
 from fusion import pictures
 from models_mamba import VisionMamba
 from training.build.data import Data, build_data
+from training.build.fusion import token_counts
 from training.build.model import new_model
 from training.build.objective import build_mixup, build_objective
 from training.build.optimizer import build_average
@@ -728,8 +729,8 @@ def test_cosine_ends_at_min_lr():
 
 
 def test_cooldown_adds_epochs_at_the_lowest_rate():
-    args, _ = state_of("--epochs", 3, "--cooldown-epochs", 2)
-    assert args.last_epoch == 5
+    _, state = state_of("--epochs", 3, "--cooldown-epochs", 2)
+    assert state.settings["last_epoch"] == 5
     found = rates("--warmup-epochs", 0, "--min-lr", 0.1, "--cooldown-epochs", 3, epochs=15)
     flags = ("--warmup-epochs", 0, "--min-lr", 0.1, "--lr", 1, "--unscale-lr")
     _, state = state_of("--epochs", 3, "--cooldown-epochs", 2, *flags)
@@ -1028,7 +1029,7 @@ def test_model_flags():
     assert model.patch_embed.grid_size == (4, 6)
     assert model.pos_drop.p == 0.2
     assert model.drop_path.drop_prob == pytest.approx(0.3)
-    assert args.token_counts == (25,) * 13
+    assert token_counts(model) == (25,) * 13
 
 
 def test_smoothing_without_mixing(run, tmp_path):

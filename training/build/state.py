@@ -111,7 +111,6 @@ def build_state(
             raise ValueError(f"--resume {settings.resume}: {error}") from error
     elif state.epoch:
         scheduler.step(state.epoch)
-    check_same_start(state, world)
     return state, facts
 
 

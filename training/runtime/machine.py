@@ -28,7 +28,7 @@ def _cpu_model() -> str:
 
 def versions() -> dict[str, str]:
     """Versions that a measurement depends on, and the revision of this code where git knows it."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
+    found = {"python": platform.python_version(), "torch": str(torch.__version__), "timm": timm.__version__}
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         found["revision"] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
