@@ -26,7 +26,7 @@ import fusion
 import models_mamba  # noqa: F401, registers the models
 import ssm
 from ssm.__main__ import scan_inputs
-from training.overview import device_name, versions
+from training.runtime.machine import device_name, versions
 
 # As many tokens of 24 layers fused by each, as in scripts/tables.sh: strategy, layer, tokens a layer.
 STRATEGIES = {
@@ -186,7 +186,7 @@ def main() -> None:
     rows = {"scan": bench_scan, "train": bench_train}[args.what](args)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"device": device, **versions(), args.what: rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"device": device, "versions": versions(), args.what: rows}, indent=1) + "\n")
     failed = [name for name, row in rows.items() if "failed" in row]
     if failed:
         sys.exit(f"bench_gpu: {len(failed)} of {len(rows)} rows failed, the first one: {failed[0]}")
