@@ -14,7 +14,10 @@ import datasets
 import fusion
 from models_mamba import VisionMamba, checkpoint_filter_fn
 from training.records.runs import find_runs, read_log
-from training.settings.command_line import RUN_SETTINGS, get_args_parser, parse_over
+from training.settings.command_line import get_args_parser
+from training.settings.flag import groups
+from training.settings.over_run import parse_over
+from training.settings.settings import Settings
 from training.state import checkpoint
 from training.state.entries import KINDS, check_entries
 
@@ -152,7 +155,7 @@ def test_files_of_runs(tmp_path, content):
 # Checkpoints
 
 PARSER = get_args_parser()
-TAKEN = [name for group in RUN_SETTINGS.values() for name in group]
+TAKEN = [name for group in groups(Settings).values() for name in group]
 
 
 @FUZZ

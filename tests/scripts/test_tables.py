@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import fusion
-from training.records.experiments import AUGMENTATION, NOT_COMPARED
+from training.records.experiments import NOT_COMPARED
 from training.records.runs import find_runs
 from training.settings.command_line import get_args_parser, parse_args
+from training.settings.facts import recorded
 
 ROOT = Path(__file__).parents[2]
 PAPER = ("cifar100_vim_tiny", "cifar100_vim_small", "imagenet_vim_tiny")
@@ -227,7 +228,7 @@ def test_the_cpu_table_is_that_of_the_results(house):
         name = Path(args["output_dir"]).name.removesuffix(f"-seed{args['seed']}")
         (run,) = (run for run in saved if (run.name, run.settings["seed"]) == (name, args["seed"]))
         different = {key for key in args if comparable(args[key]) != run.settings.get(key)}
-        assert different <= {*AUGMENTATION, *NOT_COMPARED, "nb_classes"}  # which the data set says
+        assert different <= {*recorded(unused_with="no_aug"), *NOT_COMPARED, "nb_classes"}  # which the data set says
 
 
 def comparable(value):
