@@ -1,6 +1,8 @@
-"""One epoch of training, one evaluation: the two loops, and what they measure."""
+"""One epoch of training, one evaluation: the two loops, and what they measure.
 
-import math
+On a GPU no step waits for the one before: numbers stay on the device and are read once in a while, all at a time.
+"""
+
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -8,15 +10,17 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
-from timm.utils import ModelEmaV3, accuracy, unwrap_model
+from timm.utils import accuracy, unwrap_model
 from torch import Tensor, nn
 
-from training.runtime.distributed import World, all_reduce
+from training.runtime.distributed import World, all_reduce, last_process, meet
 from training.runtime.memory import PeakMemory
 from training.runtime.progress import Progress
 from training.runtime.randomness import seed_all
+from training.step.average import WeightAverage
 from training.step.objectives import Objective
-from training.step.sums import BadSteps, EpochSums
+from training.step.sums import BadSteps, EpochSums, Step, steps_between_readings
+from training.step.update import update
 
 
 def train_one_epoch(
@@ -31,7 +35,7 @@ def train_one_epoch(
     sums: EpochSums | None = None,
     after_step: Callable[[], None] = lambda: None,
     mixup: Mixup | None = None,
-    ema: ModelEmaV3 | None = None,
+    ema: WeightAverage | None = None,
     autocast: torch.dtype | None = None,
     scaler: torch.amp.GradScaler | None = None,
     clip_grad: float | None = None,
@@ -39,6 +43,7 @@ def train_one_epoch(
     train_mode: bool = True,
     bad_steps: BadSteps = BadSteps(),
     whole_batch: int | None = None,
+    read_every: int | None = None,
     memory: PeakMemory,
 ) -> dict[str, float]:
     """Train on every batch of the loader once.
@@ -54,15 +59,16 @@ def train_one_epoch(
         sums: What the epoch has summed up before an interruption; goes on here.
         after_step: Called after each step; its time counts neither as training nor as waiting.
         mixup: Mixes images and turns labels into targets [B, classes].
-        ema: Average of the weights, updated every step.
+        ema: Average of the weights, updated every step that changes them.
         autocast: What mixed precision computes in; None for fp32.
-        scaler: Scales the loss, for fp16; the steps that it skips don't count as bad.
+        scaler: Scales the loss, for fp16; steps that are lost while it finds its scale don't count as bad.
         clip_grad: Largest norm of the gradient.
         accumulate: Parts of a batch that go through the model one after the other, in as much less memory.
         train_mode: False leaves dropout and stochastic depth out.
         bad_steps: What happens where a loss or a gradient is not finite.
         whole_batch: Images of a batch where none is broken, if broken ones are left out. The others then weigh the same
             whichever process has them, and where one has none, all skip the step.
+        read_every: Steps after which their numbers are read; steps_between_readings if None.
         memory: Its peak is reset here and read at the end.
 
     Returns:
@@ -72,60 +78,46 @@ def train_one_epoch(
         processes.
 
     Raises:
-        FloatingPointError: More bad steps than allowed; names epoch, step, loss, gradient norm and learning rate.
+        FloatingPointError: More bad steps than allowed; names the step, its loss and the like. It comes when that
+            step is read.
     """
     model.train(train_mode)
     memory.reset()
     sums = EpochSums() if sums is None else sums
-    last_loss = last_norm = math.nan
+    read_every = read_every or steps_between_readings(world.device)
     progress = Progress(loader, f"epoch {epoch}", world.is_main, done=sums.steps)
     waiting_since = time.perf_counter()
     start = waiting_since - sums.seconds
     for images, labels, weight in _weighed(progress, whole_batch, world, sums, after_step):
         sums.data_seconds += time.perf_counter() - waiting_since
         seed_all(seed, epoch, sums.steps, world.rank)
-        sums.rate = max(group["lr"] for group in optimizer.param_groups)
+        rate = max(group["lr"] for group in optimizer.param_groups)
         images = images.to(world.device, non_blocking=True)
         targets = labels.to(world.device, non_blocking=True)
         if mixup is not None:
             images, targets = mix(mixup, images, targets)
 
+        meet(world)
         optimizer.zero_grad(set_to_none=True)
-        loss_value, norm, loss_is_finite = 0.0, math.nan, True
+        loss = torch.zeros((), dtype=torch.float64, device=world.device)
         for part, last in _parts(images, targets, accumulate):
             # Processes average their gradients in the last part alone.
             with nullcontext() if last or world.size == 1 else model.no_sync():
                 with _autocast(world.device, autocast):
-                    loss = objective(model, *part) * (len(part[0]) / len(images))
-                if bad_steps.replace_losses:
-                    loss = loss.nan_to_num(posinf=0.0, neginf=0.0)
-                loss_value += loss.item()
-                # Processes agree once a step, however many parts each has.
-                loss_is_finite = _is_finite_everywhere(loss_value, world) if last else math.isfinite(loss_value)
-                if loss_is_finite:
-                    loss = loss * weight
-                    (loss if scaler is None else scaler.scale(loss)).backward()
-        if loss_is_finite:
-            norm = _update(model, optimizer, scaler, clip_grad)
-            sums.loss, sums.images = sums.loss + loss_value * len(images), sums.images + len(images)
-        if math.isfinite(norm):
-            sums.norm, sums.norms = sums.norm + norm, sums.norms + 1
-            last_loss, last_norm = loss_value, norm
-            if ema is not None:
-                ema.update(unwrap_model(model))
-        else:
-            sums.skipped += 1
-            expected = scaler is not None if loss_is_finite else bad_steps.skip_losses
-            sums.bad += not expected
-            if sums.bad > bad_steps.allowed:
-                what = f"the gradient norm is {norm}" if loss_is_finite else f"the loss is {loss_value}"
-                raise FloatingPointError(
-                    f"epoch {epoch}, step {sums.steps}: {what}; the last good step had loss {last_loss:.4f}, "
-                    f"gradient norm {last_norm:.4g}, learning rate {sums.rate:.3g}"
-                )
+                    part_loss = objective(model, *part) * (len(part[0]) / len(images))
+                weighed = part_loss * weight
+                (weighed if scaler is None else scaler.scale(weighed)).backward()
+            loss += part_loss.detach()
+        culprit = last_process(~loss.isfinite(), world)
+        norm, changed, overscaled = update(model, optimizer, culprit < 0, scaler, clip_grad)
+        if ema is not None:
+            ema.update(unwrap_model(model), changed)
+        outcome = torch.stack([x.double() for x in (loss, norm, culprit, overscaled)])
+        sums.note(Step(epoch, sums.steps, len(images), rate, outcome), bad_steps)
+        if len(sums.unread) >= read_every:
+            sums.read()
 
-        sums.steps += 1
-        progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {sums.rate:.3g}"
+        progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {rate:.3g}"
         sums.seconds = time.perf_counter() - start
         after_step()
         waiting_since = time.perf_counter()
@@ -134,6 +126,9 @@ def train_one_epoch(
         raise OSError("the training data gave no batch")
     if sums.broken == sums.steps * world.size * (whole_batch or 0) > 0:
         raise OSError(f"--skip-bad-images: none of the epoch's {sums.broken} training images can be read")
+    start = time.perf_counter()
+    sums.read()
+    sums.seconds += time.perf_counter() - start
 
     loss_sum, images_seen = all_reduce([sums.loss, sums.images], world)
     seconds, data_seconds, peak, training = all_reduce(
@@ -187,29 +182,6 @@ def _parts(images: Tensor, targets: Tensor, count: int) -> Iterator[tuple[tuple[
         yield part, number == count
 
 
-def _update(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None,
-    clip_grad: float | None,
-) -> float:
-    """Step against the gradient, where it is finite; returns its norm before clipping."""
-    if scaler is not None:
-        scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad or math.inf).item()
-    if scaler is not None:
-        scaler.step(optimizer)
-        scaler.update()
-    elif math.isfinite(norm):
-        optimizer.step()
-    return norm
-
-
-def _is_finite_everywhere(loss: float, world: World) -> bool:
-    """Whether the loss is finite on every process: all must do the same, since their gradients are averaged."""
-    return all_reduce([float(math.isfinite(loss))], world, "MIN") == [1.0]
-
-
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -236,7 +208,8 @@ def evaluate(
     model.eval()
     seed_all(0)  # a model that is random here too says the same every time
     start = time.perf_counter()
-    loss_sum = top1 = top5 = images_seen = 0.0
+    images_seen = 0
+    sums = torch.zeros(3, dtype=torch.float64, device=world.device)
     for images, labels in Progress(loader, label, world.is_main):
         if not len(images):  # all of them were broken
             continue
@@ -244,12 +217,13 @@ def evaluate(
         labels = labels.to(world.device, non_blocking=True)
         with _autocast(world.device, autocast):
             logits = model(images)
-        batch1, batch5 = accuracy(logits, labels, topk=(1, 5))
-        loss_sum += F.cross_entropy(logits.float(), labels, reduction="sum").item()
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        top1, top5 = accuracy(logits, labels, topk=(1, 5))
         # Whole images, so that the sum is the same however they are shared out to batches and processes.
-        top1 += round(batch1.item() / 100 * len(images))
-        top5 += round(batch5.item() / 100 * len(images))
+        counts = (percent.double() / 100 * len(images) for percent in (top1, top5))
+        sums += torch.stack([loss.double(), *(count.round() for count in counts)])
         images_seen += len(images)
+    loss_sum, top1, top5 = sums.tolist()
     if shared_out:
         loss_sum, top1, top5, images_seen = all_reduce([loss_sum, top1, top5, images_seen], world)
     if not images_seen:

@@ -20,7 +20,7 @@ from training.data.loaders import augmented_images, images_per_batch, shared_out
 from training.records.console import describe_end, describe_epoch
 from training.records.logbook import Logbook
 from training.records.pace import seconds_left
-from training.runtime.distributed import World, barrier
+from training.runtime.distributed import World, barrier, from_main
 from training.runtime.interruption import InterruptedTraining, Interruption
 from training.runtime.memory import PeakMemory
 from training.runtime.precision import autocast_dtype
@@ -138,7 +138,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             records.append(record)
             if logbook and not checkpoint.find(output_dir):
                 save(state, output_dir)  # a log with epochs has a checkpoint beside it at any moment
-            state.finish_epoch(record["test_acc1"])
+            state.finish_epoch(from_main(record["test_acc1"], world))
             if logbook:
                 logbook.write(record)
                 save(state, output_dir, best=state.best_acc1 == record["test_acc1"])
@@ -166,6 +166,7 @@ def saving_when_interrupted(world: World, state: TrainingState, output_dir: Path
             # Of several processes one may miss another first, which PyTorch raises before a step changes anything.
             if not interruption.signal:
                 raise
+            state.sums.read()  # what this GPU has begun, others wait for
             if output_dir:
                 save(state, output_dir)
             if world.is_main:

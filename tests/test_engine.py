@@ -3,11 +3,11 @@
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import pytest
 import torch
 from timm.data import Mixup
+from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from engine import evaluate, mix, train_one_epoch
 from training.runtime.distributed import World
 from training.runtime.memory import PeakMemory
+from training.step.average import WeightAverage
 from training.step.objectives import Classification
-from training.step.sums import BadSteps, EpochSums
+from training.step.sums import BadSteps, EpochSums, steps_between_readings
 
 WORLD = World(torch.device("cpu"), 0, 1)
 
@@ -42,7 +43,7 @@ def batches(count=4, size=6):
 
 
 def train(model, loader, lr=0.1, **kwargs):
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    optimizer = kwargs.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=lr)
     criterion = kwargs.pop("criterion", nn.CrossEntropyLoss())
     memory = PeakMemory(WORLD.device)
     return train_one_epoch(model, Classification(criterion), loader, optimizer, WORLD, 3, memory=memory, **kwargs)
@@ -105,7 +106,7 @@ def test_times_and_memory_are_the_largest_of_all_processes(monkeypatch):
         0,
         memory=memory,
     )
-    assert reduced == ["MIN", "MIN", "SUM", "MAX"]
+    assert reduced == ["SUM", "MAX"]
     assert (result["peak_memory_mb"], result["training_memory_mb"]) == (300, 30)
     assert result["train_seconds"] % 3 == result["data_seconds"] % 3 == 0
     assert result["images_per_second"] == pytest.approx(2 * 12 / result["train_seconds"])
@@ -182,12 +183,34 @@ def test_clipping_bounds_the_step_and_not_the_reported_norm():
 
 def test_average_of_the_weights_follows_them():
     model = Classifier()
-    ema = ModelEmaV3(model, decay=0.9)
-    before = [p.detach().clone() for p in ema.module.parameters()]
-    train(model, batches(1), ema=ema)
-    after, now = list(ema.module.parameters()), list(model.parameters())
-    expected = [b * 0.9 + n * 0.1 for b, n in zip(before, now, strict=True)]
-    torch.testing.assert_close(after, expected)
+    ema = WeightAverage(model, decay=0.3)
+    weights = []
+    train(model, batches(3), ema=ema, after_step=lambda: weights.append(model.head.weight.detach().clone()))
+    first, second, third = weights  # the first step starts the average; without a bound the second would keep 0.37
+    expected = (first * 0.3 + second * 0.7) * 0.3 + third * 0.7
+    torch.testing.assert_close(ema.module.head.weight.data, expected)
+
+
+def test_the_average_warms_up_as_timms():
+    model = Classifier()
+    ours, timms = WeightAverage(model, decay=0.99), ModelEmaV3(model, decay=0.99, use_warmup=True)
+    for step in range(1, 6):
+        with torch.no_grad():
+            model.head.weight.mul_(1.1)
+        ours.update(model, torch.tensor(True))
+        timms.update(model, step=step)
+    torch.testing.assert_close(ours.module.state_dict(), timms.module.state_dict())
+
+
+def test_a_bad_step_does_not_move_the_average():
+    ends = []
+    for loader in (with_bad_batch(1), [batch for i, batch in enumerate(batches(4)) if i != 1]):
+        model = Classifier()
+        ema = WeightAverage(model, decay=0.99)
+        train(model, loader, ema=ema, bad_steps=BadSteps(allowed=1))
+        ends.append((ema.module.state_dict(), ema.steps))
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+    assert ends[0][1] == 3
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
@@ -242,6 +265,7 @@ def test_processes_average_gradients_once_a_step(monkeypatch):
             return super().forward(x)
 
     monkeypatch.setattr("engine.all_reduce", lambda values, world, op="SUM": values)
+    monkeypatch.setattr("engine.last_process", lambda condition, world: torch.where(condition, 0, -1))
     model = Wrapped()
     optimizer, memory = torch.optim.SGD(model.parameters()), PeakMemory(WORLD.device)
     objective, world = Classification(nn.CrossEntropyLoss()), WORLD._replace(size=2)
@@ -315,6 +339,88 @@ def test_bad_steps_change_nothing_and_are_counted():
         train(Classifier(), two, bad_steps=BadSteps(allowed=1))
 
 
+OPTIMIZERS = {
+    "fused": lambda model: torch.optim.AdamW(model.parameters(), lr=0.1, fused=True),
+    "waiting": lambda model: torch.optim.AdamW(model.parameters(), lr=0.1, fused=False),
+    "timm": lambda model: create_optimizer_v2(model, "lamb", lr=0.1, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("read_every", [1, 2, 50])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_bad_step_leaves_weights_and_the_optimizer_as_they_are(optimizer, read_every):
+    ends = []
+    for loader in (with_bad_batch(1), [batch for i, batch in enumerate(batches(4)) if i != 1]):
+        model, sums = Classifier(), EpochSums()
+        stepping = OPTIMIZERS[optimizer](model)
+        settings = {"bad_steps": BadSteps(allowed=1), "read_every": read_every, "sums": sums}
+        result = train(model, loader, optimizer=stepping, **settings)
+        ends.append((model.state_dict(), stepping.state_dict(), result["train_loss"], result["train_grad_norm"]))
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_the_run_stops_within_the_interval_and_says_which_step_it_was():
+    steps = []
+    with pytest.raises(FloatingPointError, match=r"epoch 3, step 1: the loss is nan; the last good step had loss \d"):
+        train(Classifier(), with_bad_batch(1, count=9), read_every=3, after_step=lambda: steps.append(1))
+    assert len(steps) == 2
+    with pytest.raises(FloatingPointError, match=r"epoch 3, step 3: the loss is nan"):
+        train(Classifier(), with_bad_batch(3), read_every=50)
+
+
+def test_a_checkpoint_between_two_readings_holds_true_sums():
+    kept = {}
+    for read_every in (1, 3):
+        sums = EpochSums()
+        kept[read_every] = []
+
+        def note(sums=sums, kept=kept[read_every]):
+            state = sums.state_dict()
+            kept.append({name: state[name] for name in state if not name.endswith("seconds")})
+
+        train(Classifier(), with_bad_batch(1), sums=sums, read_every=read_every, after_step=note, bad_steps=BadSteps(1))
+    assert kept[1] == kept[3]
+    assert [state["skipped"] for state in kept[3]] == [0, 1, 1, 1]
+
+
+def test_no_bad_checkpoint_is_made_between_two_readings():
+    sums = EpochSums()
+    with pytest.raises(FloatingPointError, match="step 1"):
+        train(Classifier(), with_bad_batch(1), sums=sums, read_every=50, after_step=sums.state_dict)
+
+
+def test_a_gpu_is_read_once_in_a_while_and_a_cpu_at_every_step():
+    assert steps_between_readings(torch.device("cpu")) == 1
+    assert steps_between_readings(torch.device("cuda", 1)) > 1
+
+
+def test_a_norm_that_overflows_changes_nothing_under_fp16():
+    """Finite gradients, whose squares are too large for fp32: no scale would help."""
+    model = Classifier()
+    model.head.weight.register_hook(lambda gradient: torch.full_like(gradient, 1e30))
+    before, scaler = model.head.weight.clone(), torch.amp.GradScaler("cpu", init_scale=2.0)
+    with pytest.raises(FloatingPointError, match="step 0: the gradient norm is inf"):
+        train(model, batches(2), scaler=scaler)
+    assert torch.equal(model.head.weight, before)
+
+
+def test_gradients_that_no_scale_makes_finite_are_bad():
+    model = Classifier()
+    model.head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(FloatingPointError, match="step 29: the gradient norm is nan"):
+        train(model, batches(1) * 100, scaler=scaler)
+    assert scaler.get_scale() > 1e-5
+
+
+def test_a_bad_loss_does_not_lower_the_scale():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    loader = [batch for batch in with_bad_batch(1) for _ in range(2)]
+    result = train(Classifier(), loader, scaler=scaler, bad_steps=BadSteps(skip_losses=True))
+    assert result["skipped_steps"] == 2
+    assert scaler.get_scale() == 2.0
+
+
 def test_skipped_losses_do_not_count_as_bad():
     loader = with_bad_batch(1)
     loader[3] = loader[1]
@@ -332,6 +438,17 @@ def test_replaced_losses_count_nothing_and_have_no_gradient(bad):
     result = train(model, loader, criterion=criterion, bad_steps=BadSteps(replace_losses=True))
     assert result["train_loss"] == 0
     assert torch.equal(model.head.weight, before)
+
+
+@pytest.mark.parametrize("policy", [BadSteps(replace_losses=True), BadSteps(skip_losses=True, replace_losses=True)])
+def test_losses_that_the_network_itself_makes_bad_are_replaced_too(policy):
+    """Backwards, 0 times NaN is NaN."""
+    model, expected = Classifier(), Classifier()
+    good = [batch for i, batch in enumerate(batches(4)) if i != 1]
+    result, plain = train(model, with_bad_batch(1), bad_steps=policy), train(expected, good)
+    assert torch.equal(model.head.weight, expected.head.weight)
+    assert result["skipped_steps"] == 1
+    assert result["train_loss"] == pytest.approx(plain["train_loss"] * 3 / 4)
 
 
 def test_what_is_random_follows_seed_epoch_and_step():
@@ -354,7 +471,7 @@ def test_an_epoch_goes_on_with_its_sums():
     sums, kept = EpochSums(), []
 
     def stop():
-        kept.append(EpochSums(**asdict(sums)))
+        kept.append(EpochSums(**sums.state_dict()))
         if sums.steps == 2:
             raise KeyboardInterrupt
 

@@ -22,7 +22,12 @@ def build_objective(settings: Settings, world: World, classes: list[str] | None 
         return Classification(criterion)
     teacher = DistillationTeacher(build_teacher(settings, world.device, classes)).to(world.device)
     return Distillation(
-        criterion, teacher, settings.distillation_type == "hard", settings.distillation_alpha, settings.distillation_tau
+        criterion,
+        teacher,
+        hard=settings.distillation_type == "hard",
+        alpha=settings.distillation_alpha,
+        tau=settings.distillation_tau,
+        in_chans=settings.in_chans,
     )
 
 

@@ -10,7 +10,7 @@ from training.settings.learning import OptimizerSettings, RateSettings
 from training.settings.model import ModelSettings
 from training.settings.rates import Rates
 from training.settings.settings import Settings
-from training.state.training_state import WeightAverage
+from training.step.average import WeightAverage
 
 
 def check_optimizer(settings: OptimizerSettings) -> None:

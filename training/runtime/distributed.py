@@ -103,6 +103,33 @@ def all_reduce(values: list[float], world: World, op: str = "SUM") -> list[float
     return tensor.tolist()
 
 
+def last_process(condition: torch.Tensor, world: World) -> torch.Tensor:
+    """The highest number of a process where a bool [] on the device holds, -1 where there is none.
+
+    The answer is on the device, and on a GPU nothing waits for it.
+    """
+    found = torch.where(condition, world.rank, -1)
+    if world.size > 1:
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        _last_reduced[:] = [found]
+    return found
+
+
+def from_main(value: float, world: World) -> float:
+    """What the main process has found, for all to go by."""
+    return all_reduce([value if world.is_main else 0.0], world)[0]
+
+
+def meet(world: World) -> None:
+    """Wait until every process is about to take the same step, where they compute on GPUs.
+
+    GPUs may be behind: it is about a process that died or was told to stop, which is missed here, before a step that
+    would wait for it for ever. On CPUs, gradients show it.
+    """
+    if world.group is not None:
+        barrier(world)
+
+
 def main_process_first(world: World, build):
     """Call build() on the main process, then, when that is done, on the others: what it downloads, they find."""
     if world.is_main:

@@ -46,7 +46,9 @@ class OptimizerSettings:
         fixed=True,
         cost=True,
     )
-    opt: str = flag("adamw", "a timm optimizer", metavar="NAME")
+    opt: str = flag(
+        "adamw", "a timm optimizer; a GPU is waited for once a step by all but adam and adamw", metavar="NAME"
+    )
     opt_eps: float = flag(1e-08, "the optimizer's epsilon", above_zero, metavar="E")
     opt_betas: Sequence[float] | None = flag(
         None, "the optimizer's betas; its own if not given", share, metavar="B", nargs="+"
@@ -58,7 +60,9 @@ class OptimizerSettings:
     if_continue_inf: bool = flag(
         False, "pass over batches whose loss is not finite, however many", spelling="--if_continue_inf"
     )
-    if_nan2num: bool = flag(False, "count a loss that is not finite as 0, without a gradient", spelling="--if_nan2num")
+    if_nan2num: bool = flag(
+        False, "count a loss that is not finite as 0, in a step that changes nothing", spelling="--if_nan2num"
+    )
     momentum: float = flag(0.9, "momentum, for optimizers that have one", share, metavar="M")
     weight_decay: float = flag(
         0.05, "weight decay; norms, biases, embeddings, A_log and D are spared", amount, metavar="W", shown=True

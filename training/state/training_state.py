@@ -1,11 +1,10 @@
 """What training changes: all that a checkpoint must hold to go on from it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from timm.scheduler import PlateauLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from models_mamba import VisionMamba
@@ -15,22 +14,10 @@ from training.settings.flag import flags, spelling
 from training.settings.settings import Settings
 from training.state.entries import check_entries
 from training.state.optimizer_state import group_names, load_optimizer
+from training.step.average import WeightAverage
 from training.step.sums import EpochSums
 
 PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
-
-
-class WeightAverage(ModelEmaV3):
-    """timm's moving average of weights with a warm-up that counts its own steps, so that a restart goes on with it."""
-
-    def __init__(self, model: nn.Module, decay: float, device: torch.device | None = None) -> None:
-        super().__init__(model, decay=decay, use_warmup=True, device=device)
-        self.steps = 0
-
-    def update(self, model: nn.Module) -> None:
-        """Move towards the model's weights of now."""
-        self.steps += 1
-        super().update(model, step=self.steps)
 
 
 @dataclass
@@ -68,11 +55,15 @@ class TrainingState:
     best_acc1: float = 0.0
 
     def state_dict(self) -> dict:
-        """Tensors and plain data; `model` and `model_ema` are state dicts under the published key."""
+        """Tensors and plain data; `model` and `model_ema` are state dicts under the published key.
+
+        Raises:
+            FloatingPointError: Among the steps that were not read yet, more are bad than allowed.
+        """
         return {
             "model": self.model.state_dict(),
             "model_ema": self.ema.module.state_dict() if self.ema else None,
-            "ema_steps": self.ema.steps if self.ema else 0,
+            "ema_steps": int(self.ema.steps) if self.ema else 0,
             "grid_size": self.model.patch_embed.grid_size,
             "opt": self.opt,
             "optimizer": self.optimizer.state_dict(),
@@ -83,7 +74,7 @@ class TrainingState:
             "classes": self.classes,
             "images": self.images,
             "epoch": self.epoch,
-            "sums": asdict(self.sums),
+            "sums": self.sums.state_dict(),
             "best_acc1": self.best_acc1,
         }
 
@@ -117,7 +108,7 @@ class TrainingState:
         if self.ema:
             # A run that kept no average so far starts one from its weights.
             self.ema.module.load_state_dict(saved["model_ema"] or saved["model"])
-            self.ema.steps = saved["ema_steps"]
+            self.ema.steps.fill_(saved["ema_steps"])
         self.epoch, self.best_acc1 = saved["epoch"], saved["best_acc1"]
         self.sums = EpochSums(**saved.get("sums", {}))
         if isinstance(self.scheduler, PlateauLRScheduler) and saved["scheduler"]:

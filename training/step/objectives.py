@@ -1,6 +1,7 @@
 """What a step minimises: a loss of the model's logits, alone or with a teacher's or a second sub-model's."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -37,6 +38,7 @@ class Distillation:
         hard: Learn the teacher's most likely class; else its probabilities, by the Kullback-Leibler divergence.
         alpha: The teacher's share of the loss.
         tau: Temperature of the probabilities.
+        in_chans: Channels of the images.
     """
 
     criterion: nn.Module
@@ -44,12 +46,20 @@ class Distillation:
     hard: bool
     alpha: float
     tau: float
+    in_chans: int = 3
+
+    @cached_property
+    def renormalisation(self) -> tuple[Tensor, Tensor]:
+        """Factor and summand [1, 3, 1, 1] that make images of our normalisation ones of the teacher's."""
+        theirs = self.teacher.mean_kd, self.teacher.std_kd
+        mean, std = (theirs[0].new_tensor(c).view(1, -1, 1, 1) for c in normalisation(self.in_chans))
+        return std / theirs[1], (mean - theirs[0]) / theirs[1]
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         logits = model(images)
+        scale, shift = self.renormalisation
         with torch.no_grad():
-            mean, std = (images.new_tensor(c).view(1, -1, 1, 1) for c in normalisation(images.shape[1]))
-            taught = self.teacher(self.teacher.normalize_input(images, mean, std))
+            taught = self.teacher(images * scale + shift)
         return (1 - self.alpha) * self.criterion(logits, targets) + self.alpha * self.unlikeness(logits, taught)
 
     def unlikeness(self, logits: Tensor, taught: Tensor) -> Tensor:

@@ -102,6 +102,6 @@ def test_a_teacher_sees_grey_images_in_three_channels_as_it_normalises_them():
 
     teacher = DistillationTeacher(Linear(1))
     teacher.mean_kd, teacher.std_kd = torch.full((1, 3, 1, 1), 0.5), torch.full((1, 3, 1, 1), 0.25)
-    loss = Distillation(CRITERION, teacher, True, 1.0, 1.0)(student, (grey - mean) / std, LABELS)
+    loss = Distillation(CRITERION, teacher, True, 1.0, 1.0, in_chans=1)(student, (grey - mean) / std, LABELS)
     taught = Linear(1)(((grey - 0.5) / 0.25).expand(-1, 3, -1, -1))
     torch.testing.assert_close(loss, F.cross_entropy(student((grey - mean) / std), taught.argmax(1)))
