@@ -1,18 +1,24 @@
-"""README.md and docs/*.md keep what they promise: Python runs as printed, commands are read by what they start."""
+"""README.md and docs/*.md keep what they promise: Python runs as printed, commands are read by what they start.
+
+The edits that docs/contributing.md shows are made in a copy of the repository, where its commands really run.
+"""
 
 import argparse
 import ast
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import onnxruntime
 import pytest
 import timm
@@ -37,8 +43,6 @@ images = torch.randn(2, 3, 32, 32)
 """
 # Files that Python and commands name: published weights, or none of their own.
 STAND_INS = {"vim_tiny.pth": "vim_tiny_patch16_224"}
-# Blocks without a language that are neither Python nor commands, by how they begin.
-SHOWN = ("main.py            flags to data",)  # the layout of the repository
 # What a fence may call its language, and how the block is then tested.
 LANGUAGES = {
     "python": "python",
@@ -48,7 +52,8 @@ LANGUAGES = {
     "shell": "shell",
     "console": "shell",
     "yaml": "config",
-    "text": "shown",  # what a program prints
+    "diff": "edit",  # made in a copy of the repository
+    "text": "shown",  # what a program prints, formulas
 }
 COMMANDS = re.compile(r"(\w+=\S* )*(bash|sh|python|torchrun|source|sbatch|pip|git|cd|export|tensorboard|curl)\b")
 PROGRAMS = ("pip", "git", "cd", "export", "tensorboard", "source", "curl")  # not ours: their words are not looked at
@@ -93,8 +98,6 @@ def kind_of(text, language=""):
     """How a block is tested; `unknown` fails."""
     if language:
         return LANGUAGES.get(language.lower(), "unknown")
-    if text.startswith(SHOWN):
-        return "shown"
     with contextlib.suppress(ValueError):  # quotation marks that no shell would take
         if all(COMMANDS.match(line) for line in commands_of(text)):
             return "shell"
@@ -116,8 +119,8 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_every_block_is_tested_or_listed(block):
-    assert block.kind != "unknown", f"{block}: neither Python nor commands; list it in SHOWN or give its language"
+def test_every_block_has_a_kind(block):
+    assert block.kind != "unknown", f"{block}: neither Python nor commands; give its language"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,62 @@ def test_python_runs_as_printed(page, workplace):
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         (logits,) = session.run(None, {session.get_inputs()[0].name: names["images"].numpy()})
         torch.testing.assert_close(torch.from_numpy(logits), names["model"](names["images"]), rtol=1e-4, atol=1e-5)
+
+
+# Edits
+
+CONTRIBUTING = ROOT / "docs" / "contributing.md"
+NOT_COPIED = shutil.ignore_patterns(".*", "tests", "docs", "results", "output", "pictures", "__pycache__")
+
+
+def make_edit(block, root):
+    """Make the edit of a block, whose first line names the file: `+` adds a line, `-` takes one out."""
+    name, *lines = block.text.splitlines()
+    path = root / name.removeprefix("# ")
+    before = "".join(f"{line[1:]}\n" for line in lines if line[0] in " -")
+    after = "".join(f"{line[1:]}\n" for line in lines if line[0] in " +")
+    text = path.read_text()
+    assert text.count(before) == 1, f"{block}: {name} has these lines {text.count(before)} times"
+    path.write_text(text.replace(before, after))
+
+
+# Runs the commands of a page one after the other, in one process that has imported PyTorch once.
+DRIVER = """
+import json, sys
+import main, ssm.__main__
+for program, *words in json.loads(sys.argv[1]):
+    {"main.py": main.main, "ssm": ssm.__main__.main}[program](words)
+"""
+
+
+def test_edits_of_contributing_work(tmp_path):
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=NOT_COPIED)
+    pixels, labels = np.random.default_rng(0).integers(256, size=(8, 8, 8), dtype=np.uint8), np.arange(8).reshape(8, 1)
+    arrays = {"train_images": pixels, "train_labels": labels, "val_images": pixels, "val_labels": labels}
+    np.savez(tmp_path / "copy" / "shapes.npz", **arrays)
+    commands, edits = [], 0
+    for block in (block for block in BLOCKS if block.page == CONTRIBUTING):
+        if block.kind == "edit":
+            make_edit(block, tmp_path / "copy")
+            edits += 1
+        elif block.kind == "python" and block.text.startswith("# "):
+            (tmp_path / "copy" / block.text.splitlines()[0].removeprefix("# ")).write_text(f"{block.text}\n")
+        elif block.kind == "shell":
+            commands += [
+                shlex.split(line.removeprefix("python ").removeprefix("-m ")) for line in commands_of(block.text)
+            ]
+    driver = [sys.executable, "-c", DRIVER, json.dumps(commands)]
+    result = subprocess.run(driver, cwd=tmp_path / "copy", capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert edits == 5
+    assert len(commands) == result.stdout.count("everything works") + 1 == 5
+    assert float(re.search(r"doubling +cpu +largest error (\S+),", result.stdout)[1]) < 1e-5
+
+
+def test_an_edit_of_lines_that_are_gone_fails(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    with pytest.raises(AssertionError, match="has these lines 0 times"):
+        make_edit(Block(CONTRIBUTING, 1, "edit", "# a.py\n-x = 2\n+x = 3"), tmp_path)
 
 
 # Commands
@@ -252,7 +311,7 @@ def check_flags(program, words, monkeypatch):
     words = [word for word in words if word != "--help"]
     if Path(program).name == "main.py":
         return main.check_names(parse_args(words))
-    if "parse_args" not in Path(program).read_text():
+    if not re.search(r"parse_args|parser\.read", Path(program).read_text()):
         assert not words, f"{program}: takes no flags"
         return None
     parse = argparse.ArgumentParser.parse_known_args
@@ -269,7 +328,13 @@ def check_flags(program, words, monkeypatch):
             runpy.run_path(str(program), run_name="__main__")
 
 
-PRINTED = [(str(block), line) for block in BLOCKS if block.kind == "shell" for line in commands_of(block.text)]
+# Those of contributing.md need its edits, and run above.
+PRINTED = [
+    (str(block), line)
+    for block in BLOCKS
+    if block.kind == "shell" and block.page != CONTRIBUTING
+    for line in commands_of(block.text)
+]
 
 
 def inline_commands(page):
@@ -315,7 +380,45 @@ def test_configs_are_read(tmp_path):
 # The text around them
 
 
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"(?m)^```[^`]*```$", "", page.read_text())
+    headings = re.findall(r"(?m)^#+ (.*)$", text)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
-    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text())
+    for target, anchor in links:
+        if "://" not in target:
+            path = page.parent / target if target else page
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+def test_every_page_can_be_reached_from_the_front_door():
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        pages = (page.parent / name for name in re.findall(r"\]\(([^)#:\s]+\.md)", page.read_text()))
+        waiting += {path.resolve() for path in pages} - reached
+    assert set(PAGES) <= reached
+
+
+def test_the_front_door_is_one_page():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_fit_a_page(page):
+    rows = [line.strip() for line in page.read_text().splitlines() if line.strip().startswith("|")]
+    assert [row for row in rows if row.strip("|").count("|") > 7] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_are_short(page):
+    """At most 120 characters; rows of tables and links can't be broken."""
+    lines = [line for line in page.read_text().splitlines() if not line.strip().startswith(("|", "![", "["))]
+    assert [line for line in lines if len(line) > 120] == []
