@@ -8,6 +8,7 @@ import difflib
 import gzip
 import json
 import math
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,7 +35,6 @@ from training.settings.settings import Settings
 from training.words import counted
 
 TIMM_PREFIXES = ("torch", "wds", "tfds")
-DEBIAN_FMNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts its files
 
 
 def build_dataset(is_train: bool, settings: Settings, classes: list[str] | None = None) -> tuple[Dataset, int]:
@@ -238,11 +238,17 @@ def _read_cifar_names(path: Path, key: str, count: int) -> list[str] | range:
 
 def _fashion_mnist(is_train: bool, settings: DataSettings) -> LabelledImages:
     root = Path(settings.data_path) if settings.data_path else None
-    folders = [root, root / "FashionMNIST" / "raw"] if root else [DEBIAN_FMNIST]
+    folders = [root, root / "FashionMNIST" / "raw"] if root else debian_fmnist()
     names = [f"{'train' if is_train else 't10k'}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     advice = "apt-get install dataset-fashion-mnist, or give --data-path and --download"
     images, labels = _find(settings, names, folders, advice, FashionMNIST)
     return _in_memory(_read_idx(images, 3), _read_idx(labels, 1), FashionMNIST.classes, images.parent)
+
+
+def debian_fmnist() -> list[Path]:
+    """Where Debian's package dataset-fashion-mnist puts its files: under one of the system's folders of data."""
+    shares = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"  # by the XDG Base Directory Specification
+    return [Path(share) / "datasets" / "fashion-mnist" for share in shares.split(":")]
 
 
 def _read_idx(path: Path, ndim: int) -> np.ndarray:

@@ -12,11 +12,13 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from training.runtime.threads import prepare_threads
 from training.settings.command_line import parse_args
 from training.settings.failure import check_known, in_one_line
 
 if __name__ == "__main__":
     parse_args()  # a wrong flag, or --help, is answered before PyTorch's import, which takes seconds
+    prepare_threads()
 
 import torch
 from timm.optim import list_optimizers
@@ -45,7 +47,7 @@ from training.runtime.running import in_one_line_while_running
 from training.settings.facts import Facts
 from training.settings.run import RunSettings
 from training.settings.settings import Settings
-from training.state import checkpoint
+from training.state.training_state import checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:

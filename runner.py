@@ -20,10 +20,11 @@ from training.data.loaders import augmented_images, images_per_batch, shared_out
 from training.records.console import describe_end, describe_epoch
 from training.records.logbook import Logbook
 from training.records.pace import seconds_left
-from training.runtime.distributed import World, barrier, from_main
+from training.runtime.distributed import World, all_reduce, barrier, from_main
 from training.runtime.interruption import InterruptedTraining, Interruption
 from training.runtime.memory import PeakMemory
 from training.runtime.precision import autocast_dtype
+from training.runtime.spinning import Spinning, watch_others
 from training.settings.settings import Settings
 from training.state import checkpoint
 from training.state.training_state import TrainingState
@@ -117,8 +118,11 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
     if not trainer.memory.resets and world.is_main:
         print("peak memory can't be reset on this system: it is that of the whole run, not of each epoch")
 
+    spinning = Spinning()
+
     def after_step() -> None:
         state.set_rate()
+        spinning.look()
         if settings.save_steps and state.sums.steps % settings.save_steps == 0:
             if output_dir:
                 save(state, output_dir)
@@ -131,7 +135,9 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             epoch = state.epoch
             trainer.start_epoch()
             record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name}
+            others = watch_others()
             record |= trainer.train(interruption.between(trainer.train_batches), after_step)
+            (record["cores_of_others"],) = all_reduce([others.busy_cores()], world, "MAX")
             record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
             if settings.skip_bad_images:
                 record["skipped_images"] = state.sums.broken
@@ -149,6 +155,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             if world.is_main:
                 left = seconds_left(records, trainer.last_epoch - state.epoch)
                 print(describe_epoch(record, trainer.last_epoch, state.best_acc1, left), flush=True)
+    spinning.allow()
     if logbook:
         logbook.finish()
         records = logbook.epochs  # also those before an interruption

@@ -16,10 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from training.runtime.threads import prepare_threads
+
+if __name__ == "__main__":
+    prepare_threads()
+
 import torch
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import datasets
 from main import check_names
 from training.build.data import build_data

@@ -13,11 +13,16 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from training.runtime.threads import prepare_threads
+
+if __name__ == "__main__":
+    prepare_threads()
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import ssm
 from ssm import reference
 from ssm.__main__ import scan_inputs

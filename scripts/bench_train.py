@@ -14,12 +14,17 @@ import time
 from pathlib import Path
 from statistics import mean, median
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from training.runtime.threads import prepare_threads
+
+if __name__ == "__main__":
+    prepare_threads()
+
 import torch
 import torch.nn.functional as F
 from timm.models import create_model
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import fusion
 import ssm
 from models_mamba import Tokens

@@ -18,12 +18,17 @@ from pathlib import Path
 from statistics import median
 from typing import ClassVar
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from training.runtime.threads import prepare_threads
+
+if __name__ == "__main__":
+    prepare_threads()
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, Subset
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import datasets
 import fusion
 import ssm
@@ -43,7 +48,7 @@ from training.settings.kinds import path, positive
 from training.settings.model import FusionMethodSettings
 from training.settings.over_run import parse_over
 from training.settings.parser import Parser
-from training.state import checkpoint
+from training.state.training_state import checkpoint
 
 PROGRAM = "sweep_tokens.py"
 COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second", "memory_mb")

@@ -5,4 +5,6 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh --tests
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/python -m pytest "$@"
+# One process a core and one thread in each: tests that start processes share a group, so that one of them runs at a time.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadgroup "$@"

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from tests.hiding import hide
+
+hide()  # before anything is imported that looks for its caches and settings when it is
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +14,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import main
 import models_mamba
+from ssm import cpu
 from training.runtime.randomness import seed_all
 
 GOLDEN = Path(__file__).parent / "golden"
+cpu.unavailable()  # compiles the scan, where it has to, before tests and their processes start
 
 
 @pytest.fixture(autouse=True)

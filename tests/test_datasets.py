@@ -191,10 +191,11 @@ def test_cifar_takes_its_very_folder(tmp_path):
 
 
 def test_debian_fmnist_is_found_without_a_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "DEBIAN_FMNIST", tmp_path / "absent")
-    assert str(tmp_path / "absent") in error_of(data_set="FMNIST")
-    write_idx(tmp_path, compress=True)
-    monkeypatch.setattr(datasets, "DEBIAN_FMNIST", tmp_path)
+    folder = tmp_path / "datasets" / "fashion-mnist"
+    monkeypatch.setenv("XDG_DATA_DIRS", f"/absent:{tmp_path}")
+    assert str(folder) in error_of(data_set="FMNIST")
+    folder.mkdir(parents=True)
+    write_idx(folder, compress=True)
     assert len(datasets.build_dataset(True, make_args(data_set="FMNIST"))[0]) == 6
 
 

@@ -109,7 +109,7 @@ def test_an_epoch_leaves_a_line_scalars_and_checkpoints(run, tmp_path):
     assert [line["epoch"] for line in lines] == [0, 1]
     assert set(lines[0]) == {
         *("epoch", "scan_backend", "lr", "train_loss", "train_grad_norm", "train_seconds", "data_seconds"),
-        "skipped_steps",
+        *("skipped_steps", "cores_of_others"),
         *("images_per_second", "peak_memory_mb", "training_memory_mb"),
         *(f"{model}_{score}" for model in ("test", "test_ema") for score in ("loss", "acc1", "acc5", "seconds")),
     }
@@ -351,7 +351,7 @@ def test_mixed_precision_is_said_and_done(run, monkeypatch):
 
 
 def test_more_workers_than_cores_are_lowered_and_said(run, monkeypatch):
-    monkeypatch.setattr("training.data.loaders.os.sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
     assert "1 loading process (--num_workers 25 lowered to the cores there are)" in run(
         "--epochs", 1, "--num_workers", 25
     )

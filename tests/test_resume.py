@@ -13,9 +13,11 @@ import torch
 
 import main
 import runner as run_module
+from tests.forked import Forked
 from training.records.runs import read_log
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.xdist_group("processes")
 # All that is random is on: augmentation, repeats, mixup, drop path; an average of the weights; a rate for each
 # step, which takes two batches.
 FLAGS = (
@@ -45,12 +47,24 @@ def command(folder, *flags, epochs=3, launcher=()):
     return [str(part) for part in run]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Many processes come and go here, and sums must not depend on how many cores are free."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 def start(*args, **kwargs):
-    # One thread each: many processes come and go here, and sums must not depend on how many cores are free.
+    """Start main.py in a process without an interpreter's start and imports."""
+    return Forked(command(*args, **kwargs)[2:])
+
+
+def launch(*args, **kwargs):
+    """Start main.py as people do."""
     return subprocess.Popen(
         command(*args, **kwargs),
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -75,7 +89,7 @@ def wait_for_steps(process):
 def whole(tmp_path_factory):
     """A run that was left alone."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(start(folder))
+    finish(launch(folder))
     return folder
 
 
@@ -107,7 +121,6 @@ def test_any_step_is_a_place_to_go_on_from(whole, tmp_path, monkeypatch, stop):
     assert_same_end(tmp_path, whole)
 
 
-@pytest.mark.timeout(900)  # twenty times PyTorch's start
 def test_killed_at_twenty_random_moments(whole, tmp_path):
     generator = random.Random(0)
     for _ in range(20):
@@ -115,7 +128,7 @@ def test_killed_at_twenty_random_moments(whole, tmp_path):
         wait_for_steps(process)
         time.sleep(generator.uniform(0, 0.8))
         process.kill()
-        process.communicate()
+        process.wait()
         if (tmp_path / "checkpoint.pth").exists():
             torch.load(tmp_path / "checkpoint.pth", weights_only=True)
     finish(start(tmp_path, "--auto-resume"))
@@ -160,13 +173,13 @@ def children(pid):
 @pytest.fixture(scope="module")
 def whole_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole_two")
-    finish(start(folder, *TWO, launcher=TORCHRUN))
+    finish(launch(folder, *TWO, launcher=TORCHRUN))
     return folder
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
 def test_a_rank_that_dies_ends_the_job_which_then_goes_on(whole_two, tmp_path):
-    process = start(tmp_path, *TWO, "--auto-resume", launcher=TORCHRUN)
+    process = launch(tmp_path, *TWO, "--auto-resume", launcher=TORCHRUN)
     wait_for_steps(process)
     time.sleep(1)
     os.kill(children(process.pid)[1], signal.SIGKILL)
@@ -176,14 +189,14 @@ def test_a_rank_that_dies_ends_the_job_which_then_goes_on(whole_two, tmp_path):
     assert time.monotonic() - died < 40
     assert "Signal 9 (SIGKILL)" in out
 
-    finish(start(tmp_path, *TWO, "--auto-resume", launcher=TORCHRUN))
+    finish(launch(tmp_path, *TWO, "--auto-resume", launcher=TORCHRUN))
     assert_same_end(tmp_path, whole_two, processes=2)
 
 
 def test_torchrun_starts_the_processes_again(whole_two, tmp_path, monkeypatch):
     # Restarted processes would find the addresses of the dead ones in a store that all attempts share.
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    process = start(tmp_path, *TWO, "--auto-resume", launcher=(*TORCHRUN, "--max-restarts=1"))
+    process = launch(tmp_path, *TWO, "--auto-resume", launcher=(*TORCHRUN, "--max-restarts=1"))
     wait_for_steps(process)
     time.sleep(1)
     os.kill(children(process.pid)[1], signal.SIGKILL)
@@ -192,13 +205,13 @@ def test_torchrun_starts_the_processes_again(whole_two, tmp_path, monkeypatch):
 
 
 def test_a_signal_to_the_launcher_saves_too(whole_two, tmp_path):
-    process = start(tmp_path, *TWO[:2], "--auto-resume", launcher=TORCHRUN)
+    process = launch(tmp_path, *TWO[:2], "--auto-resume", launcher=TORCHRUN)
     wait_for_steps(process)
     time.sleep(1)
     process.terminate()
     out, _ = process.communicate(timeout=60)
     assert "SIGTERM: stopped at epoch" in out
-    finish(start(tmp_path, *TWO[:2], "--auto-resume", launcher=TORCHRUN))
+    finish(launch(tmp_path, *TWO[:2], "--auto-resume", launcher=TORCHRUN))
     torch.testing.assert_close(final(tmp_path), final(whole_two), rtol=0, atol=0)
 
 
@@ -211,7 +224,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(whole, tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", program, *flags],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -236,6 +248,19 @@ def test_the_newest_good_checkpoint_is_taken(whole, tmp_path):
     assert "--auto-resume" in finish(start(tmp_path, "--auto-resume"), code=2)
 
 
+@pytest.fixture
+def fashion(tmp_path):
+    """A folder with one image a class in files of Fashion-MNIST's kind and names, under fashion/."""
+    folder = tmp_path / "fashion"
+    folder.mkdir()
+    images, labels = torch.zeros(10, 28, 28, dtype=torch.uint8), torch.arange(10, dtype=torch.uint8)
+    for name in ("train", "t10k"):
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes((0, 0, 0x08, array.ndim)) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + array.numpy().tobytes())
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
@@ -243,10 +268,14 @@ def test_the_newest_good_checkpoint_is_taken(whole, tmp_path):
         (("--seed", 5), "--seed was 0 and is 5"),
         (("--no-repeated-aug",), "--repeated-aug was True and is False"),
         (("--fusion-strategy", "all", "--fusion-token", 1), "the fusion plan's tokens was (17, 17"),
-        (("--data-set", "FMNIST", "--input-size", 8), "--data-set was DIGITS and is FMNIST"),
+        (
+            ("--data-set", "FMNIST", "--data-path", "fashion", "--input-size", 8),
+            "--data-set was DIGITS and is FMNIST",
+        ),
     ],
 )
-def test_what_would_change_the_end_is_refused(whole, capsys, changed, complaint):
+def test_what_would_change_the_end_is_refused(whole, fashion, capsys, monkeypatch, changed, complaint):
+    monkeypatch.chdir(fashion)
     flags = command(whole, "--auto-resume", *changed, epochs=4)[2:]
     with pytest.raises(SystemExit) as exit_:
         main.main(flags)
@@ -269,7 +298,7 @@ def test_accuracy_does_not_depend_on_the_number_of_processes(whole):
     for processes, batch in ((1, 64), (2, 64), (3, 40)):
         launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
         flags = ("--eval", "--dist-eval", "--resume", whole / "checkpoint.pth", "--batch-size", batch)
-        out = finish(start(whole, *flags, launcher=launcher))
+        out = finish(launch(whole, *flags, launcher=launcher))
         found.add(tuple(line.split(", loss")[0] for line in out.splitlines() if "top-5" in line))
     assert len(found) == 1
     assert len(found.pop()) == 2

@@ -16,13 +16,13 @@ from timm.optim import create_optimizer_v2
 from timm.task import DistillationTeacher
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from training.step.criteria import binary_cross_entropy
 
 import fusion
 from engine import evaluate, train_one_epoch
 from models_mamba import VisionMamba
 from training.runtime.distributed import World
 from training.step.average import WeightAverage
+from training.step.criteria import binary_cross_entropy
 from training.step.objectives import Classification, Cosub, Distillation
 from training.step.sums import BadSteps
 

@@ -13,7 +13,7 @@ def bench(images, *flags):
 
 
 def test_a_rate_for_every_number_of_processes(images, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("training.data.loaders.os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     bench(images, "--num_workers", 8, "--json", tmp_path / "data.json")
     out = capsys.readouterr().out
     assert "FOLDER, 16 images to (8, 8), batch 4" in out

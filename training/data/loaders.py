@@ -1,7 +1,6 @@
 """Loaders of training and test images."""
 
 import itertools
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -13,6 +12,7 @@ from training.data.broken_images import SkipBroken, collate_readable
 from training.data.samplers import EvalSampler, TrainSampler, drop_last
 from training.runtime.distributed import World
 from training.runtime.randomness import SeededImages, seed_all
+from training.runtime.threads import share_of_cores
 from training.settings.images import DataSettings, LoadingSettings
 from training.settings.run import ProcessSettings
 from training.settings.settings import Settings
@@ -22,9 +22,7 @@ REPEATS = 3  # how often repeated augmentation draws an image, as in DeiT
 
 def usable_workers(wanted: int) -> int:
     """As many loading processes as wanted, but at most this process's share of the cores, and at least one of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    training_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
-    return min(wanted, max(1, cores // training_here))
+    return min(wanted, share_of_cores())
 
 
 def train_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoader:

@@ -12,6 +12,7 @@ from training.runtime.distributed import World
 from training.runtime.machine import device_name
 from training.runtime.precision import autocast_dtype
 from training.runtime.progress import length
+from training.runtime.threads import contended, usable_cores
 from training.settings.facts import Facts
 from training.settings.model import FusionMethodSettings, FusionSettings
 from training.settings.rates import FALLING, IMAGES, scaled_rates
@@ -126,14 +127,15 @@ def _method(settings: FusionMethodSettings) -> str:
 def describe_epoch(record: dict, last_epoch: int, best_acc1: float, seconds_left: float) -> str:
     """One line for an epoch's record; epochs count from 0, as in log.txt."""
     skipped = f", {record['skipped_images']} broken images skipped" if record.get("skipped_images") else ""
+    shared = _shared(record["cores_of_others"])
     ema = f", EMA {record['test_ema_acc1']:.2f} %" if "test_ema_acc1" in record else ""
     return (
         f"epoch {record['epoch']:>{len(str(last_epoch - 1))}}/{last_epoch - 1}: "
         f"loss {record['train_loss']:.4f}, top-1 {record['test_acc1']:.2f} %{ema} (best {best_acc1:.2f} %), "
         f"{record['train_seconds']:.1f} s (waited {record['data_seconds']:.1f} s for data), "
         f"{record['images_per_second']:.0f} images/s, "
-        f"peak memory {record['peak_memory_mb']:.0f} MB (training {record['training_memory_mb']:.0f} MB){skipped}"
-        f"{f', {clock(seconds_left)} left' if seconds_left else ''}"
+        f"peak memory {record['peak_memory_mb']:.0f} MB (training {record['training_memory_mb']:.0f} MB)"
+        f"{skipped}{shared}{f', {clock(seconds_left)} left' if seconds_left else ''}"
     )
 
 
@@ -145,6 +147,12 @@ def describe_end(records: list[dict], output_dir: str) -> str:
         f"best top-1 {best['test_acc1']:.2f} % in epoch {best['epoch']}; "
         + (f"log.txt, args.json and checkpoints are in {output_dir}" if output_dir else "nothing was saved")
     )
+
+
+def _shared(cores_of_others: float) -> str:
+    if not contended(cores_of_others, torch.get_num_threads()):
+        return ""
+    return f", processor shared: others took {cores_of_others:.1f} of {counted(len(usable_cores()), 'core')}"
 
 
 def describe_evaluation(name: str, scores: dict) -> str:

@@ -141,7 +141,7 @@ def test_memory_is_pinned_for_a_gpu(pin_mem, device, pinned):
 
 def test_workers_are_at_most_the_cores(monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
     assert [loaders.usable_workers(n) for n in (0, 2, 3, 25)] == [0, 2, 3, 3]
     loader = loaders.train_loader(dataset(8), arguments(num_workers=25), World(CPU, 0, 1))
     assert loader.num_workers == 3
@@ -149,7 +149,7 @@ def test_workers_are_at_most_the_cores(monkeypatch):
 
 @pytest.mark.parametrize(("processes", "workers"), [(1, 6), (2, 3), (4, 1), (8, 1)])
 def test_processes_of_a_machine_share_its_cores(monkeypatch, processes, workers):
-    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert loaders.usable_workers(25) == workers
     assert loaders.usable_workers(0) == 0
