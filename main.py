@@ -47,7 +47,7 @@ from training.runtime.running import in_one_line_while_running
 from training.settings.facts import Facts
 from training.settings.run import RunSettings
 from training.settings.settings import Settings
-from training.state.training_state import checkpoint
+from training.state import checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -48,7 +48,7 @@ from training.settings.kinds import path, positive
 from training.settings.model import FusionMethodSettings
 from training.settings.over_run import parse_over
 from training.settings.parser import Parser
-from training.state.training_state import checkpoint
+from training.state import checkpoint
 
 PROGRAM = "sweep_tokens.py"
 COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second", "memory_mb")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch.hub
 from huggingface_hub import constants
 
 import datasets
-from ssm import build
+from native import build
 from tests import hiding
 from training.settings.command_line import parse_args
 
@@ -45,7 +46,7 @@ def test_so_does_this_process():
 
 def test_a_data_set_of_the_system_is_not_there():
     args = parse_args(["--data-set", "FMNIST"])
-    args.input_size = (28, 28)
+    args = replace(args, input_size=(28, 28))
     with pytest.raises(FileNotFoundError, match="apt-get install dataset-fashion-mnist"):
         datasets.build_dataset(True, args)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import overview, processor, threads
+from training.records import console
+from training.runtime import processor, threads
 from training.runtime.processor import OtherProcesses, busy_cores, busy_seconds, family_seconds
 from training.runtime.threads import usable_cores
 
@@ -98,7 +99,7 @@ def test_nobody_is_found_where_there_is_no_proc(monkeypatch):
 )
 def test_an_epoch_says_that_the_processor_was_shared(monkeypatch, others, computing, processes, cores, shared):
     monkeypatch.setattr(torch, "get_num_threads", lambda: computing)
-    for module in (overview, threads):
+    for module in (console, threads):
         monkeypatch.setattr(module, "usable_cores", lambda: list(range(cores)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     record = dict.fromkeys(
@@ -106,5 +107,5 @@ def test_an_epoch_says_that_the_processor_was_shared(monkeypatch, others, comput
         " cores_of_others".split(),
         0,
     )
-    line = overview.describe_epoch(record | {"cores_of_others": others}, 3, 0.0, 0.0)
+    line = console.describe_epoch(record | {"cores_of_others": others}, 3, 0.0, 0.0)
     assert (f", processor shared: others took {others:.1f} of {cores} cores" in line) == shared

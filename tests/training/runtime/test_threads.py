@@ -29,6 +29,7 @@ print(os.environ["OMP_NUM_THREADS"])
 @pytest.fixture
 def prepare(monkeypatch):
     """Call prepare_threads in an environment, beside others that keep so many cores busy; returns what it set."""
+    monkeypatch.setattr(threads, "said_by_user", lambda variable: variable in os.environ)  # not whoever runs the tests
 
     def call(busy=0.0, cores=8, **environment):
         monkeypatch.setattr(os, "environ", dict(environment))
