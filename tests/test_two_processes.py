@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import main
+import runner
 from engine import train_one_epoch
-from training import run as run_module
 from training.runtime.distributed import init_world
 from training.runtime.memory import PeakMemory
 from training.step.objectives import Classification
@@ -47,7 +47,7 @@ def train(world, loader, **kwargs):
 def train_by_plateau(world, folder):
     """A run in which only the main process's accuracy rises: the learning rate and weights at its end."""
     states, accuracy = [], iter(range(10))
-    finish_epoch = run_module.TrainingState.finish_epoch
+    finish_epoch = runner.TrainingState.finish_epoch
 
     def spy(state, acc1):
         finish_epoch(state, acc1)
@@ -58,8 +58,8 @@ def train_by_plateau(world, folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "init_world", lambda device: world)
-        patch.setattr(run_module.TrainingState, "finish_epoch", spy)
-        patch.setattr(run_module, "evaluate", evaluate)
+        patch.setattr(runner.TrainingState, "finish_epoch", spy)
+        patch.setattr(runner, "evaluate", evaluate)
         plateau = "--sched plateau --patience-epochs 0 --warmup-epochs 0 --epochs 4"
         main.main([*f"{QUICK} {plateau}".split(), "--output_dir", str(folder)])
     state = states[-1]
