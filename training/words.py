@@ -1,13 +1,13 @@
-"""Numbers in sentences."""
+"""Write numbers as they appear in sentences."""
 
 from datetime import timedelta
 
 
 def counted(count: int, one: str, several: str | None = None) -> str:
-    """A number and its noun: 1 GPU, 2 GPUs, 1,000 GPUs; `several` where the plural takes more than an s."""
+    """Return a number with its noun: 1 GPU, 2 GPUs, 1,000 GPUs; `several` is the plural if an s is not enough."""
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def clock(seconds: float) -> str:
-    """A span of time: 0:00:07, 12:30:00, 2 days, 1:00:00."""
+    """Return a time span in words: 0:00:07, 12:30:00, 2 days, 1:00:00."""
     return str(timedelta(seconds=round(seconds)))

@@ -1,1 +1,1 @@
-"""What a user can choose: one frozen dataclass a group of flags, and how command lines and files become one."""
+"""Declare what a user can choose, one frozen dataclass per group of flags, and read it from command lines and files."""

@@ -1,4 +1,4 @@
-"""The flags of programs that read a trained model: which one, and whatever of its run they don't take over."""
+"""Declare the flags of programs that read a trained model: its file, and flags that override its run's settings."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,14 +10,14 @@ from training.settings.model import ModelChoice
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFile:
-    """The file of a trained model."""
+    """Hold the file of a trained model."""
 
     resume: str = flag(..., "the checkpoint", path, metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings(ModelChoice, CheckpointFile):
-    """A trained model."""
+    """Hold the file of a trained model, and its name and images if the checkpoint doesn't give them."""
 
     TITLE: ClassVar[str | None] = "checkpoint"
 

@@ -1,6 +1,6 @@
-"""The command line of main.py: DeiT's flags under DeiT's names, and those of token fusion.
+"""Parse the command line of main.py: DeiT's flags under DeiT's names, and those of token fusion.
 
-Nothing here imports PyTorch, which takes seconds: a wrong flag is answered at once.
+Nothing here imports PyTorch, which takes seconds, so a wrong flag is reported at once.
 """
 
 import sys
@@ -13,18 +13,18 @@ from training.settings.settings import DEFAULT_RECIPE, RECIPES, Settings
 
 
 def get_args_parser(settings: type[Settings] = Settings) -> Parser:
-    """Make the parser of main.py."""
+    """Build the parser of main.py."""
     about = "Train Vision Mamba with token fusion. Words of a flag may be joined by - or _."
     return Parser(settings, "main.py", about, usage="python main.py [FLAGS]")
 
 
 def parse_args(argv: list[str] | None = None, parser: Parser | None = None, run: dict | None = None) -> Settings:
-    """Parse a command line and check what flags alone can tell; ends the program with one line if they are wrong.
+    """Parse a command line and check the flags against each other; end the program with one line if they are wrong.
 
     Args:
-        argv: Words of the command line; this program's own if None.
-        parser: That of main.py, or of a program with more flags.
-        run: Settings of a run, whose model, data and fusion count unless flags say otherwise (parse_over).
+        argv: Words of the command line; sys.argv if None.
+        parser: For a program with more flags; the parser of main.py if None.
+        run: Settings of a run; its model, data and fusion count unless flags override them (parse_over).
     """
     parser = parser or get_args_parser()
     argv = sys.argv[1:] if argv is None else argv

@@ -1,4 +1,4 @@
-"""Flags from a file: YAML of flags and values, a recipe, or the args.json of a run to repeat."""
+"""Read flags from a file: YAML of flags and values, a recipe, or the args.json of a run to repeat."""
 
 from dataclasses import fields
 from itertools import chain
@@ -14,13 +14,13 @@ FACTS = {each.name for each in fields(Facts)}
 
 
 def read_config(parser: Parser, flag: str, path: str | Path, argv: list[str]) -> list[str]:
-    """Return a file's flags and values, except those that the command line says itself, as words of a command line.
+    """Return a file's flags and values as words of a command line, without flags that the command line itself gives.
 
-    Ends the program with one line if they are wrong.
+    End the program with one line if they are wrong.
 
     Args:
         parser: Knows the flags.
-        flag: What the user named the file by.
+        flag: The flag that named the file.
         path: The file.
         argv: The command line.
     """
@@ -28,7 +28,7 @@ def read_config(parser: Parser, flag: str, path: str | Path, argv: list[str]) ->
 
     said = parser.said(argv)
     try:
-        # All values as they are written: YAML takes the strategy `no` for a false.
+        # Keep all values as they are written: YAML would read the strategy `no` as false.
         values = yaml.load(Path(path).read_text(), yaml.BaseLoader)
         if not isinstance(values, dict):
             raise ValueError("holds no flags with values")
@@ -43,9 +43,9 @@ def read_config(parser: Parser, flag: str, path: str | Path, argv: list[str]) ->
 
 
 def repeated(given: Settings, said: set[str], run: dict) -> dict:
-    """Return what of a run's args.json makes another run like it: its flags, unless the command line has others."""
+    """Return the flags in a run's args.json that repeat it in another run, unless the command line overrides them."""
     starts, led = names(Settings, repeated=False), chain(*groups(Settings).values())
     left_out = {*FACTS, *starts, *led} - taken_over(given, said, run).keys()
     if Path(run.get("resume", "")).parent == Path(run.get("output_dir", "")):
-        left_out.add("resume")  # it went on with itself
+        left_out.add("resume")  # it resumed from its own checkpoint
     return {name: value for name, value in run.items() if name not in left_out}

@@ -1,15 +1,15 @@
-"""What flags that are each right can do wrong together."""
+"""Find flags that are valid one by one but contradict each other."""
 
 from collections.abc import Iterator
 
 from training.settings.rates import BOUNDED
 from training.settings.settings import Settings
 
-WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm lengthens only schedules that come to an end
+WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm adds a cooldown only to schedules that end
 
 
 def conflicts(settings: Settings) -> Iterator[str]:
-    """Yield a message for everything that flags contradict each other in; it begins with the flag to change."""
+    """Yield one message for each contradiction between flags; it begins with the flag to change."""
     warms_up = settings.warmup_epochs > 0 and settings.warmup_lr > settings.lr
     teacher, taught = settings.teacher_model and settings.teacher_path, settings.distillation_type != "none"
     if settings.mixed and settings.step_size % 2 == 1 and not settings.eval:

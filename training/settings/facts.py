@@ -1,4 +1,4 @@
-"""What follows from settings, data and machine: computed by its owners once, and kept beside the settings."""
+"""Declare the facts that follow from settings, data and machine: computed once and recorded beside the settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from training.settings.settings import Settings
 
 
 def fact(help: str, **more) -> Any:
-    """Declare a field of Facts; `more` is what of a flag also holds for a fact."""
+    """Declare a field of Facts; `more` are attributes of Flag that make sense for a fact."""
     return field(metadata={"flag": Flag(help=help, **more)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The entries of args.json, and of a checkpoint's settings, that are no flags."""
+    """Hold the entries of args.json, and of a checkpoint's settings, that are not flags."""
 
     mixed: bool = fact("whether images are mixed")
     token_counts: tuple[int, ...] = fact("the fusion plan's tokens", fixed=True)
@@ -32,5 +32,5 @@ class Facts:
 
 
 def recorded(**wanted) -> tuple[str, ...]:
-    """Return the names in a run's record, flags and facts, that have these attributes, such as cost=True."""
+    """Return the names of flags and facts in a run's record that have these attributes, such as cost=True."""
     return names(Settings, **wanted) + names(Facts, **wanted)

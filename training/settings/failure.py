@@ -1,4 +1,4 @@
-"""How a program ends when something is wrong: with one line, which names the flag and the nearest names."""
+"""End a program with one line if something is wrong, naming the flag and the nearest known names."""
 
 import difflib
 import os
@@ -17,8 +17,8 @@ def fail(message: object, *, code: int = 2, met_by: str = "all", program: str = 
     Args:
         message: What is wrong.
         code: The exit code.
-        program: What the user started.
-        met_by: Who meets this error, so that it is said once: `all` processes, those of a `machine`, or `one` of them.
+        program: The program that the user started.
+        met_by: Which processes meet this error, so that it is printed once: `all`, all of a `machine`, or only `one`.
     """
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
@@ -26,14 +26,14 @@ def fail(message: object, *, code: int = 2, met_by: str = "all", program: str = 
         who = f"rank {rank}: " if rank else ""
         print(f"{program}: error: {who}{' '.join(str(message).split())}", file=sys.stderr, flush=True)
     else:
-        # A launcher ends all processes when one exits: the one that speaks must have had the time to.
+        # A launcher ends all processes when one exits: give the one that prints the time to do so.
         time.sleep(SECONDS_TO_SPEAK)
     sys.exit(code)
 
 
 @contextmanager
 def in_one_line(*, met_by: str = "all", program: str = "main.py") -> Iterator[None]:
-    """Let a wrong flag or file, ValueError or OSError, end the program with one line; arguments as in fail."""
+    """End the program with one line on a ValueError or OSError (a wrong flag or file); arguments as in fail."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -41,14 +41,14 @@ def in_one_line(*, met_by: str = "all", program: str = "main.py") -> Iterator[No
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """', did you mean a or b?' for the names most like this one; nothing where none is."""
+    """Return ', did you mean a or b?' with the names most like this one, or an empty text if no name is like it."""
     names = list(names)
-    begun = sorted((other for other in names if other.startswith(name)), key=len)  # too short to be close to any
+    begun = sorted((other for other in names if other.startswith(name)), key=len)  # too short for difflib to find close
     matches = (begun or difflib.get_close_matches(name, names))[:3]
     return f", did you mean {' or '.join(matches)}?" if matches else ""
 
 
 def check_known(flag: str, name: str, known: Iterable[str]) -> None:
-    """ValueError for a name that isn't known, with the nearest ones."""
+    """Raise ValueError if a name isn't known, naming the nearest known ones."""
     if name not in known:
         raise ValueError(f"{flag} {name}: no such name{nearest(name, known) or ', known are ' + ', '.join(known)}")

@@ -1,4 +1,4 @@
-"""One flag of a command line, told once: a field of a settings dataclass, from which the parser follows."""
+"""Declare each flag once, as a field of a settings dataclass, and build the parser from these fields."""
 
 import argparse
 import inspect
@@ -9,26 +9,26 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """What hangs on a flag beside its default.
+    """Hold what belongs to a flag besides its default.
 
     Attributes:
         help: One line for --help.
-        kind: Converts the text of a command line, and refuses what is out of bounds; switches have none.
-        spelling: As registered, `--` and the field's name with hyphens if None.
-        off: The spelling and the help of a second switch that says the opposite.
+        kind: Converts the text of a command line and refuses values out of bounds; None for switches.
+        spelling: As the parser registers it; if None, `--` and the field's name with hyphens.
+        off: Spelling and help of a second switch that means the opposite.
         negatable: A switch that is off by default has a --no- form too.
-        positional: It has no spelling, and is what a command line says without one.
+        positional: It is given on the command line without a spelling.
         choices, metavar, nargs, action: As in argparse.
-        follows: The flag that leads its group: programs that read a run's checkpoint take over the group as a whole.
-        amount: One of the flags that say how many tokens fuse, which exclude one another.
-        fixed: A resumed run would end differently with another value.
+        follows: The leading flag of its group; programs that read a run's checkpoint take over a group as a whole.
+        amount: It says how many tokens fuse; such flags exclude each other.
+        fixed: With another value, a resumed run would end differently.
         compared: Runs that differ in it are different experiments.
         unused_with: The switch that leaves this flag without effect.
-        place: It says where a run was, which means nothing on another machine.
-        file: It names a file by which runs are compared, wherever that lies.
-        cost: Time and memory compare only between runs that agree in it.
+        place: It is a path or place of the run, which means nothing on another machine.
+        file: It names a file; runs are compared by the file, wherever it lies.
+        cost: Time and memory can be compared only between runs with the same value.
         shown: TensorBoard's table of runs has a column for it.
-        repeated: A run made from another one's settings takes it over.
+        repeated: A run that is made from another run's settings takes it over.
     """
 
     help: str = ""
@@ -60,7 +60,7 @@ def flag(default: Any, help: str, kind: Callable[[str], Any] | None = None, **mo
 
 
 def flags(settings: type) -> Iterator[tuple[Field, Flag]]:
-    """Yield every flag of a settings dataclass with its field."""
+    """Yield every field of a settings dataclass with its flag."""
     for each in fields(settings):
         yield each, each.metadata["flag"]
 
@@ -75,13 +75,13 @@ def names(settings: type, **wanted) -> tuple[str, ...]:
 
 
 def groups(settings: type) -> dict[str, tuple[str, ...]]:
-    """Return the names of the flags that follow each leading one, itself among them."""
+    """Return the names in each group of flags by its leading flag, which is one of them."""
     leaders = dict.fromkeys(told.follows for _, told in flags(settings) if told.follows)
     return {leader: names(settings, follows=leader) for leader in leaders}
 
 
 def spelling(each: Field) -> str:
-    """Return a flag as a command line has it, such as --batch-size."""
+    """Return a flag as it is written on a command line, such as --batch-size."""
     return each.metadata["flag"].spelling or f"--{each.name.replace('_', '-')}"
 
 
@@ -96,7 +96,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
 
 
 def _title(settings: type, name: str) -> str | None:
-    """Return the title of the group that a flag is in: that of the class that declares it, or of its first heir."""
+    """Return the title of a flag's group: that of the class that declares it, or of the first subclass with a title."""
     owner = next(cls for cls in settings.__mro__ if name in inspect.get_annotations(cls))
     titled = [cls for cls in settings.__mro__ if issubclass(cls, owner) and "TITLE" in vars(cls)]
     return titled[-1].TITLE

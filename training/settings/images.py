@@ -1,4 +1,4 @@
-"""The flags of the data: which images, how they are loaded, and how they are augmented."""
+"""Declare the flags of the data: which images, how they are loaded, and how they are augmented."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from training.settings.kinds import amount, count, number, path, positive, share
 
 @dataclass(frozen=True, kw_only=True)
 class DataChoice:
-    """Which images."""
+    """Choose the images."""
 
     data_set: str = flag(
         "DIGITS",
@@ -37,7 +37,7 @@ class DataChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """How test images are cut."""
+    """Choose how test images are cropped."""
 
     eval_crop_ratio: float = flag(
         0.875,
@@ -50,14 +50,14 @@ class CropSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(CropSettings, DataChoice):
-    """Which images, and how test images are cut."""
+    """Choose the images, and how test images are cropped."""
 
     TITLE: ClassVar[str | None] = "data"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingSettings:
-    """How images are loaded."""
+    """Choose how images are loaded."""
 
     TITLE: ClassVar[str | None] = "loading"
 
@@ -77,7 +77,7 @@ class LoadingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSettings:
-    """How training images are changed."""
+    """Choose how training images are augmented and mixed."""
 
     TITLE: ClassVar[str | None] = "augmentation"
 
@@ -124,5 +124,5 @@ class AugmentationSettings:
 
     @property
     def mixed(self) -> bool:
-        """Whether mixup or cutmix mixes training images, so that targets are probabilities."""
+        """Return whether mixup or cutmix mixes training images, so that targets are probabilities."""
         return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None

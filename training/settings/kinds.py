@@ -1,11 +1,11 @@
-"""Kinds of values on a command line: what converts their text, and refuses what is out of bounds."""
+"""Convert the text of flags to values, and refuse values out of bounds."""
 
 import argparse
 import os
 
 
 class ImageSize(argparse.Action):
-    """One number or two, height and width; kept as both."""
+    """Take one number, or height and width; store (height, width)."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         if len(values) > 2:
@@ -14,12 +14,12 @@ class ImageSize(argparse.Action):
 
 
 def path(text: str) -> str:
-    """A type for argparse: a path, whose ~ is the user's home also where no shell has replaced it."""
+    """Convert a path, a type for argparse: ~ becomes the user's home even if no shell has replaced it."""
     return os.path.expanduser(text)
 
 
 def number(kind: type, low: float, high: float = float("inf"), above: bool = False):
-    """A type for argparse: a number in [low, high], or in (low, high] with above."""
+    """Build a type for argparse: a number in [low, high], or in (low, high] with above."""
 
     def parse(text: str):
         try:

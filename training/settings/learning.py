@@ -1,4 +1,4 @@
-"""The flags of what is minimised, by which optimizer, at which learning rate."""
+"""Declare the flags of the loss, the optimizer and the learning rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from training.settings.kinds import above_zero, amount, count, number, path, pos
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """What is minimised."""
+    """Choose the loss."""
 
     TITLE: ClassVar[str | None] = "loss"
 
@@ -31,7 +31,7 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """How weights are updated."""
+    """Choose how weights are updated."""
 
     TITLE: ClassVar[str | None] = "optimizer"
 
@@ -70,13 +70,13 @@ class OptimizerSettings:
 
     @property
     def step_size(self) -> int:
-        """Images in a step of one process."""
+        """Return the number of images in one step of one process."""
         return self.batch_size * self.grad_accum_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateSettings:
-    """The learning rate and its schedule."""
+    """Choose the learning rate and its schedule."""
 
     TITLE: ClassVar[str | None] = "learning rate"
 

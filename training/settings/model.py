@@ -1,4 +1,4 @@
-"""The flags of the model and of token fusion."""
+"""Declare the flags of the model and of token fusion."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from training.settings.kinds import ImageSize, positive, share
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model, for which images."""
+    """Choose the model, and the size and channels of its images."""
 
     model: str = flag(
         "vim_pico_patch2_8",
@@ -37,7 +37,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(ModelChoice):
-    """The model, and what of it learns."""
+    """Choose the model, which of its weights learn, and how it is regularised."""
 
     TITLE: ClassVar[str | None] = "model"
 
@@ -72,7 +72,7 @@ class ModelSettings(ModelChoice):
 
 @dataclass(frozen=True, kw_only=True)
 class FusionPlanSettings:
-    """After which layers tokens fuse, and how many."""
+    """Choose after which layers tokens fuse, and how many."""
 
     TITLE: ClassVar[str | None] = "token fusion"
 
@@ -125,7 +125,7 @@ class FusionPlanSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionMethodSettings:
-    """How tokens fuse, whatever the layers: the choices of fusion.Method."""
+    """Choose how tokens fuse, the same in all layers: the choices of fusion.Method."""
 
     TITLE: ClassVar[str | None] = "token fusion"
 
@@ -171,4 +171,4 @@ class FusionMethodSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSettings(FusionMethodSettings, FusionPlanSettings):
-    """After which layers tokens fuse, how many, and how."""
+    """Choose after which layers tokens fuse, how many, and how."""

@@ -1,4 +1,4 @@
-"""What a command line takes over from a run: its model, data and fusion, unless flags say otherwise."""
+"""Take over a run's model, data and fusion, unless flags override them."""
 
 import re
 from dataclasses import replace
@@ -10,8 +10,9 @@ from training.settings.parser import Parser
 
 AMOUNTS = set(names(FusionPlanSettings, amount=True))
 METHODS = set(names(FusionMethodSettings))
-NOT_GIVEN = (None, "null")  # a setting of a run, as it is in args.json or a file of flags
-# Methods of fusion beside which others have no effect, unless these are as by default: fusion.Method refuses them.
+NOT_GIVEN = (None, "null")  # an unset value in a run's args.json, or in a file of flags
+# (flag, choice, {flag: default}): with this choice, the flags on the right have no effect. fusion.Method refuses any
+# other value of them.
 METHODS_OF_THEIR_OWN = (
     ("fusion_reduce", "prune", {"fusion_average": "mean"}),
     ("fusion_match", "random", {"fusion_metric": "hidden", "fusion_distance": "cosine"}),
@@ -21,11 +22,12 @@ METHODS_OF_THEIR_OWN = (
 def parse_over(parser: Parser, argv: list[str] | None, run: dict) -> Any:
     """Parse a command line over a run's settings: flags not given keep the run's model, data and fusion.
 
-    If it names another model, data set or strategy, nothing of that group is taken over; if it names one amount of
-    fusion, no other; and no method of fusion that would have no effect beside what it names.
+    If the command line names another model, data set or strategy, nothing of that group is taken over. If it names an
+    amount of fusion, no amount is taken over. A method of fusion that would have no effect with the flags given is not
+    taken over either.
 
     Raises:
-        ValueError: A value of the run is none that its flag takes.
+        ValueError: A flag does not take the run's value.
     """
     given, said = parser.read(argv), parser.said(argv)
     what = f"--resume {given.resume}: its setting"
@@ -34,7 +36,7 @@ def parse_over(parser: Parser, argv: list[str] | None, run: dict) -> Any:
 
 
 def taken_over(given: Any, said: set[str], run: dict) -> dict:
-    """Return the settings of a run's model, data and fusion that go together with what a command line says."""
+    """Return the settings of a run's model, data and fusion that agree with the flags given on a command line."""
     taken = {}
     for leader, group in groups(type(given)).items():
         names_another = leader in said and getattr(given, leader) != run.get(leader)
@@ -47,7 +49,7 @@ def taken_over(given: Any, said: set[str], run: dict) -> dict:
 
 
 def without_effect(given: Any, said: set[str]) -> set[str]:
-    """Return the methods of fusion that would have no effect beside what a command line says itself."""
+    """Return the methods of fusion that would have no effect with the flags given on a command line."""
     nothing_fuses = "fusion_strategy" in said and given.fusion_strategy == "no"
     if "fusion_plan" in said:
         nothing_fuses = not re.search("[1-9]", given.fusion_plan)

@@ -1,4 +1,4 @@
-"""A command line that is pleasant to get wrong."""
+"""Parse a command line, and explain mistakes in one helpful line."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from training.settings.flag import add_flags
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default only where it says more than "off"."""
+    """Show a default only if it says more than "off"."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=36, width=118)
@@ -23,9 +23,9 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         settings: The dataclass that declares the flags.
-        program: What the user starts.
+        program: The program that the user starts.
         description: One line for --help.
-        usage: As argparse writes it if None.
+        usage: Written by argparse if None.
     """
 
     def __init__(self, settings: type, program: str, description: str, usage: str | None = None) -> None:
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         add_flags(self, settings)
 
     def read(self, args: list[str] | None = None) -> Any:
-        """Return the settings that a command line makes, this program's own if None."""
+        """Return the settings that a command line gives; it is sys.argv if None."""
         return self.settings(**vars(self.parse_args(args)))
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
@@ -47,39 +47,39 @@ class Parser(argparse.ArgumentParser):
         return namespace
 
     def _spelling(self, arg: str) -> str:
-        """The registered spelling of a flag, whichever way its words are joined."""
+        """Return a word of a command line with the flag's registered spelling, whether - or _ joins its words."""
         name, equals, value = arg.partition("=")
         registered = {option.replace("_", "-"): option for option in self._option_string_actions}
         return registered.get(name.replace("_", "-"), name) + equals + value if name.startswith("--") else arg
 
     def said(self, args: list[str]) -> set[str]:
-        """The names, as in the namespace, of what a command line says itself."""
+        """Return the names, as in the namespace, of the flags that a command line gives."""
         unsaid, names = object(), [action.dest for action in self._actions if action.default != argparse.SUPPRESS]
         namespace = self.parse_args(args, argparse.Namespace(**dict.fromkeys(names, unsaid)))
         return {name for name, value in vars(namespace).items() if value is not unsaid}
 
     def meaning(self, name: str) -> str | None:
-        """The name in the namespace that a flag sets."""
+        """Return the name in the namespace that a flag sets, None if there is no such flag."""
         action = self._option_string_actions.get(self._flag(name))
         return action.dest if action else None
 
     def _flag(self, name: str) -> str:
-        """The registered spelling of a flag by its name, or by the one that it sets, hyphens in front left out."""
+        """Return a flag's registered spelling, given its name without leading hyphens or the name that it sets."""
         flag = self._spelling(f"--{name}")
         named = {action.dest: option for option, action in reversed(self._option_string_actions.items())}
         return flag if flag in self._option_string_actions else named.get(name, flag)
 
     def words(self, name: str, value: object) -> list[str]:
-        """What a flag of this name, hyphens in front left out, and its value are on a command line.
+        """Return a flag and its value as words of a command line.
 
-        Switches are `true` or `false`, a list is several values, `null` leaves the flag out.
+        A switch is `true` or `false`, a list gives several values, and `null` leaves the flag out.
 
         Args:
-            name: A flag.
+            name: The flag's name without leading hyphens.
             value: Text, or a list of texts.
 
         Raises:
-            ValueError: There is no such flag, or it takes no such value.
+            ValueError: There is no such flag, or it does not take the value.
         """
         flag = self._flag(name)
         action = self._option_string_actions.get(flag)
@@ -100,15 +100,15 @@ class Parser(argparse.ArgumentParser):
         return [f"{flag}={','.join(value) if isinstance(value, list) else value}"]
 
     def as_said(self, name: str, value: object, what: str) -> object:
-        """A setting that was read elsewhere, as its flag gives it.
+        """Return a setting that was read from a file or checkpoint as its flag would give it.
 
         Args:
-            name: That of the setting in the namespace.
-            value: A number, a text, a list of them, or None where the flag may be left out.
-            what: What the user knows it by.
+            name: Its name in the namespace.
+            value: A number, a text, a list of them, or None if the flag may be left out.
+            what: How the user knows the setting, for messages.
 
         Raises:
-            ValueError: The flag takes no such value.
+            ValueError: The flag does not take the value.
         """
         action = next(action for action in self._actions if action.dest == name)
         if value is None and action.default is None:

@@ -1,15 +1,15 @@
-"""The learning rates of a schedule: where it starts, its largest, and where it ends."""
+"""Scale the learning rates of a schedule: where it starts, its largest, and where it ends."""
 
 import argparse
 from typing import NamedTuple
 
-IMAGES = 512  # in a step that takes flags' rates as they are
+IMAGES = 512  # a step of this many images takes the flags' rates unscaled
 FALLING = ("cosine", "tanh", "poly")  # schedules that end at --min-lr
-BOUNDED = (*FALLING, "plateau")  # and those that don't go below it
+BOUNDED = (*FALLING, "plateau")  # schedules that never fall below --min-lr
 
 
 class Rates(NamedTuple):
-    """A schedule's rates, all for the same number of images a step."""
+    """Hold a schedule's rates, all for the same number of images per step."""
 
     lr: float
     warmup_lr: float
@@ -17,6 +17,6 @@ class Rates(NamedTuple):
 
 
 def scaled_rates(args: argparse.Namespace, images: int) -> Rates:
-    """The rates that flags ask for, scaled linearly to the images of a step unless they are to be taken as they are."""
+    """Return the flags' rates, scaled linearly to the number of images in a step, or unscaled with --unscale-lr."""
     scale = 1 if args.unscale_lr else images / IMAGES
     return Rates(args.lr * scale, args.warmup_lr * scale, args.min_lr * scale)

@@ -1,4 +1,4 @@
-"""The flags of a run: what it keeps, where it starts, on what it computes, with how many processes."""
+"""Declare the flags of a run: what it saves, where it starts, what it computes on, with how many processes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from training.settings.kinds import count, number, path, positive
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What a run keeps, where it starts, and on what it computes."""
+    """Choose what a run saves, where it starts, and what it computes on."""
 
     TITLE: ClassVar[str | None] = "run"
 
@@ -100,7 +100,7 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSettings:
-    """Processes that train together."""
+    """Choose how many processes train together, and how they meet."""
 
     TITLE: ClassVar[str | None] = "several processes"
 

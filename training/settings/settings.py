@@ -1,4 +1,4 @@
-"""All settings of a training: one flat, frozen object, of which most functions read one group."""
+"""Join all settings of a training run in one flat, frozen object; most functions read one group of it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Settings(
     FusionSettings,
     ModelSettings,
 ):
-    """What main.py can be told."""
+    """Hold all settings of main.py."""
 
     TITLE: ClassVar[str | None] = None
 
@@ -46,5 +46,5 @@ class Settings(
         "deit, the defaults below, for about 300 epochs; or a file of recipes/, which --config and flags outrank: "
         "short, for a few epochs of a small model",
         choices=(DEFAULT_RECIPE, *sorted(file.stem for file in RECIPES.glob("*.yaml"))),
-        compared=False,  # what it sets is
+        compared=False,  # the flags that it sets are compared instead
     )
