@@ -215,6 +215,32 @@ def test_a_broken_image_ends_the_run_in_one_line(error, images, tmp_path, worker
     assert len(complaint) < 300
 
 
+@pytest.mark.parametrize(
+    ("flags", "counted"),
+    [
+        (("--max-bad-steps", 1), 8),
+        (("--if_continue_inf",), 8),
+        (("--if_nan2num",), 16),
+        (("--if_continue_inf", "--if_nan2num"), 16),
+    ],
+)
+def test_what_lets_a_bad_batch_pass(run, error, monkeypatch, tmp_path, flags, counted):
+    """The network makes NaN of the first of two batches; --if_nan2num counts its loss, as 0, in the mean."""
+    forward, losses = VisionMamba.forward, []
+
+    def fail_first(self, x):
+        losses.append(float("nan") if self.training and not losses else 1.0)
+        return forward(self, x) * losses[-1]
+
+    monkeypatch.setattr(VisionMamba, "forward", fail_first)
+    assert "step 0: the loss is nan" in error("--epochs", 1, code=1)
+    losses.clear()
+    run("--epochs", 1, *flags, "--output_dir", tmp_path)
+    (record,) = read_log(tmp_path / "log.txt")
+    assert record["skipped_steps"] == 1
+    assert record["train_loss"] * counted / 8 == pytest.approx(0.69, abs=0.2)
+
+
 def test_gradients_are_clipped(run, tmp_path):
     """Plain SGD moves by the rate times the gradient."""
     moved = {}
