@@ -228,10 +228,10 @@ def test_memory_that_could_not_be_measured_is_not_compared(tmp_path):
     assert (row["x time"], row["x memory"]) == ("1.00", "")
 
 
-def test_the_readme_shows_what_was_measured():
+def test_the_docs_show_what_was_measured():
     code, out, err = summarize(ROOT / "results" / "fmnist_cpu.json")
     assert (code, err) == (0, "")
-    assert out in (ROOT / "README.md").read_text()
+    assert out in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_columns(tmp_path):

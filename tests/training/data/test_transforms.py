@@ -21,7 +21,7 @@ from torchvision.transforms import (
 
 from training.data import transforms
 from training.data.transforms import build_transform
-from training.settings.command_line import parse_args
+from training.settings.settings import Settings
 
 RNG = np.random.default_rng(0)
 MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
@@ -31,11 +31,7 @@ pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def make_args(**changes):
-    args = parse_args([])
-    for name, value in ({"input_size": (32, 32)} | changes).items():
-        assert hasattr(args, name)
-        setattr(args, name, value)
-    return args
+    return Settings(**({"input_size": (32, 32)} | changes))
 
 
 plain_args = partial(make_args, aa=None, color_jitter=0.0, reprob=0.0)
