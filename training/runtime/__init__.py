@@ -1,1 +1,1 @@
-"""What a step runs on: processes and devices, memory, random generators, signals, and the bar of its progress."""
+"""Manage what a step runs on: processes, devices, memory, random generators, signals and the progress bar."""

@@ -1,4 +1,4 @@
-"""Processes that train together: how they find each other, and what they sum."""
+"""Join the processes that train together, and combine their numbers."""
 
 import os
 import sys
@@ -12,14 +12,14 @@ from training.words import counted
 
 
 class World(NamedTuple):
-    """This process among all.
+    """Describe this process among all that train together.
 
     Attributes:
         device: Where this process computes.
-        rank: Its number, from 0.
+        rank: This process's number, from 0.
         size: How many processes train together.
-        group: Over which they agree, if not over the same as gradients: on GPUs, nobody would be told of a process that
-            died while others wait for it.
+        group: The gloo group for everything but gradients, None if gradients use gloo too. It exists because nccl would
+            not report a process that died while the rest wait for it.
     """
 
     device: torch.device
@@ -29,20 +29,20 @@ class World(NamedTuple):
 
     @property
     def is_main(self) -> bool:
-        """Whether this process prints, logs and saves for all."""
+        """Return whether this process prints, logs and saves for all."""
         return self.rank == 0
 
 
 def launched() -> bool:
-    """Whether torchrun, torch.distributed.launch or srun started this process."""
+    """Return whether torchrun, torch.distributed.launch or srun started this process."""
     return "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 def relaunch(world_size: int, dist_url: str) -> None:
-    """Start this very command again as world_size processes on this machine, by torchrun; doesn't return.
+    """Restart this command with torchrun as world_size processes on this machine; never return.
 
     Raises:
-        ValueError: A dist_url other than env:// and tcp://HOST:PORT.
+        ValueError: dist_url is neither env:// nor tcp://HOST:PORT.
     """
     if dist_url == "env://":
         meeting = ["--standalone"]
@@ -56,12 +56,12 @@ def relaunch(world_size: int, dist_url: str) -> None:
 
 
 def init_world(device: str | None) -> World:
-    """Join the other processes that a launcher started, if it did, and choose this process's device.
+    """Join the other processes if a launcher started several, and choose this process's device.
 
-    Gradients go over nccl between GPUs, all else over gloo.
+    Between GPUs, gradients are summed over nccl; everything else uses gloo.
 
     Raises:
-        ValueError: A device that PyTorch doesn't know or that isn't there.
+        ValueError: PyTorch doesn't know the device, or it isn't there.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -78,7 +78,7 @@ def init_world(device: str | None) -> World:
 
 
 def check_gpu(device: str) -> None:
-    """ValueError where this process's GPU isn't there."""
+    """Raise ValueError if this process's GPU isn't there."""
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if not found:
@@ -87,9 +87,9 @@ def check_gpu(device: str) -> None:
         raise ValueError(f"--device {device}, local process {local_rank}: this machine has {counted(found, 'GPU')}")
 
 
-# gloo's thread lets go of a tensor a bit after the sum is there. Were it the last to, it would delete a Python object,
-# and a loading process forked in that very moment would find a lock of Python's taken: the likely reason for a hang
-# that was seen once with Python 3.11.
+# gloo's thread releases a tensor shortly after its sum is ready. If it held the last reference, it would delete a
+# Python object, and a loading process forked at that moment would inherit a lock of Python's as taken: the likely
+# reason for a hang that was seen once with Python 3.11. So the last tensor is kept here.
 _last_reduced: list[torch.Tensor] = []
 
 
@@ -104,9 +104,9 @@ def all_reduce(values: list[float], world: World, op: str = "SUM") -> list[float
 
 
 def last_process(condition: torch.Tensor, world: World) -> torch.Tensor:
-    """The highest number of a process where a bool [] on the device holds, -1 where there is none.
+    """Return the highest rank on which the condition, a bool [] on the device, is true; -1 if it is true on no rank.
 
-    The answer is on the device, and on a GPU nothing waits for it.
+    The answer stays on the device, so nothing waits for a GPU.
     """
     found = torch.where(condition, world.rank, -1)
     if world.size > 1:
@@ -116,26 +116,26 @@ def last_process(condition: torch.Tensor, world: World) -> torch.Tensor:
 
 
 def from_main(value: float, world: World) -> float:
-    """What the main process has found, for all to go by."""
+    """Return the main process's value on every process."""
     return all_reduce([value if world.is_main else 0.0], world)[0]
 
 
 def meet(world: World) -> None:
-    """Wait until every process is about to take the same step, where they compute on GPUs.
+    """Wait until every process is about to take the same step, if they compute on GPUs.
 
-    GPUs may be behind: it is about a process that died or was told to stop, which is missed here, before a step that
-    would wait for it for ever. On CPUs, gradients show it.
+    A process that died or was told to stop is missed here, before a step that would wait for it forever. The GPUs
+    themselves may be behind. On CPUs nothing is done: summing gradients already fails if a process is missing.
     """
     if world.group is not None:
         barrier(world)
 
 
 def main_process_first(world: World, build):
-    """Call build() on the main process, then, when that is done, on the others: what it downloads, they find."""
+    """Return build() of each process, called on the main process first, so that the rest find what it downloaded."""
     if world.is_main:
         try:
             result = build()
-        finally:  # also where it fails: the others then meet the same error instead of waiting for ever
+        finally:  # even if it fails: the rest then meet the same error instead of waiting forever
             barrier(world)
         return result
     barrier(world)
@@ -149,7 +149,7 @@ def barrier(world: World) -> None:
 
 
 def be_deterministic() -> None:
-    """Let PyTorch take only algorithms that give the same bits every time; where there is none, it raises."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what CUDA's matrix products need for it
+    """Let PyTorch use only algorithms that give the same bits every time, and raise if an operation has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

@@ -1,25 +1,25 @@
-"""Signals that ask to stop, from a scheduler, Ctrl-C or a closing terminal: heard at once, obeyed between two steps."""
+"""Catch signals that ask to stop, from a scheduler, Ctrl-C or a closing terminal, and stop between two steps."""
 
 import signal
 from collections.abc import Iterable, Iterator
 
 
 class InterruptedTraining(BaseException):
-    """A signal asked to stop, and no step is half done.
+    """Report that a signal asked to stop while no step is half done.
 
-    No Exception: it comes in the middle of whatever is done then, as in a decoder of images, whose every Exception is
-    taken for a broken image.
+    It is not an Exception because it may be raised in the middle of loading a batch: a decoder of images takes every
+    Exception for a broken image.
     """
 
 
 class Interruption:
-    """Listens for signals that ask to stop, inside a `with` block; a second one ends the process at once.
+    """Listen for signals that ask to stop, inside a `with` block; a second signal ends the process at once.
 
-    A terminal that closes may say so twice, by the system and by its shell: further SIGHUPs count for nothing, and
-    under nohup the first doesn't either.
+    A closing terminal may send SIGHUP twice, from the system and from its shell, so every SIGHUP after the first signal
+    is ignored. Under nohup, the first SIGHUP is ignored too.
 
     Attributes:
-        signal: The name of the one that came, or nothing.
+        signal: The name of the signal that came, or an empty text.
     """
 
     def __enter__(self) -> "Interruption":
@@ -38,23 +38,23 @@ class Interruption:
         self.signal = signal.Signals(number).name
         for other in self._handlers:
             signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else signal.SIG_DFL)
-        # Loading processes often get the signal too: PyTorch would raise at their death, maybe in the middle of a step.
+        # Loading processes often get the signal too: PyTorch would raise when they die, maybe in the middle of a step.
         self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         if self._waiting:
             raise InterruptedTraining
 
     def between(self, batches: Iterable) -> "Interruptible":
-        """The same batches, but where one is asked for after a signal, or waited for, InterruptedTraining."""
+        """Return the same batches; they raise InterruptedTraining if a signal comes before or while one is awaited."""
         return Interruptible(batches, self)
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports for a process that this signal ended."""
+        """Return the exit code that a shell reports for a process that this signal ended."""
         return 128 + signal.Signals[self.signal]
 
 
 class Interruptible:
-    """What `Interruption.between` gives."""
+    """Iterate over batches, as `Interruption.between` describes."""
 
     def __init__(self, batches: Iterable, interruption: Interruption) -> None:
         self.batches, self.interruption = batches, interruption

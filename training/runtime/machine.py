@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement depends on."""
+"""Name the machine and the versions that a measurement depends on."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ from training.words import counted
 
 
 def device_name(device: torch.device) -> str:
-    """The device and what it is, for measurements to name."""
+    """Return the kind and the name of a device, to record with measurements."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"cpu ({_cpu_model()}, {counted(torch.get_num_threads(), 'thread')})"
@@ -27,7 +27,7 @@ def _cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a measurement depends on, and the revision of this code where git knows it."""
+    """Return the versions that a measurement depends on, and this code's git revision (`unknown` without git)."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__), "timm": timm.__version__}
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:

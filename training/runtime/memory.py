@@ -1,4 +1,4 @@
-"""Peak memory of an epoch, of the GPU or of the process."""
+"""Measure the peak memory of an epoch, on the GPU or of the process."""
 
 import ctypes
 import resource
@@ -11,13 +11,13 @@ MB = 2**20
 
 
 class PeakMemory:
-    """The largest memory in use since the last reset.
+    """Measure the largest memory in use since the last reset.
 
-    On a GPU it is what PyTorch's tensors took. On a CPU it is the resident size of this process, which Linux can reset;
-    elsewhere the peak is that of the whole run, and `resets` is False.
+    On a GPU it is the memory of PyTorch's tensors. On a CPU it is the resident size of this process. Linux can reset
+    this peak; on other systems it is the peak of the whole run, and `resets` is False.
 
     Args:
-        device: What to watch.
+        device: The device to watch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,12 +37,12 @@ class PeakMemory:
             self.resets = False
 
     def start_training(self, held_mb: float = 0.0) -> None:
-        """Take the memory in use now as what stands there before any step, less what steps have left, held_mb."""
+        """Set the baseline to the memory in use now, less held_mb, the MB that earlier steps left in use."""
         _give_back_free_memory()
         self.baseline_mb = self._current_mb() - held_mb
 
     def peak_mb(self) -> float:
-        """Largest memory in use since the reset, in MB of 2**20 bytes."""
+        """Return the largest memory in use since the reset, in MB of 2**20 bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / MB
         if self.resets:
@@ -50,7 +50,7 @@ class PeakMemory:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def training_mb(self) -> float:
-        """The peak less what stood there before the first step: what activations, gradients and optimizer need."""
+        """Return the peak less the baseline, in MB: the memory that activations, gradients and optimizer need."""
         return max(0.0, self.peak_mb() - self.baseline_mb)
 
     def _current_mb(self) -> float:
@@ -60,7 +60,10 @@ class PeakMemory:
 
 
 def _give_back_free_memory() -> None:
-    """Let glibc return what was freed: it would count as in use, and what needs it next as needing nothing."""
+    """Let glibc return freed memory to the system.
+
+    Otherwise it would still count as in use, and whatever reuses it later would seem to need no memory.
+    """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

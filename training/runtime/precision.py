@@ -1,4 +1,4 @@
-"""The precision that a run computes in."""
+"""Choose the precision that a run computes in."""
 
 import torch
 
@@ -7,6 +7,6 @@ from training.settings.run import RunSettings
 
 
 def autocast_dtype(settings: RunSettings, world: World) -> torch.dtype | None:
-    """Return what mixed precision computes in, None for fp32; by default it is on for a GPU only."""
+    """Return the dtype of mixed precision, None for fp32; by default mixed precision is on for a GPU only."""
     on = world.device.type == "cuda" if settings.amp is None else settings.amp
     return getattr(torch, settings.amp_dtype) if on else None

@@ -1,36 +1,36 @@
-"""Who uses the processor, by what Linux counts: times are comparable only where nobody else does."""
+"""Measure who uses the processor, from Linux's counters: times compare only if no other program computes."""
 
 import os
 import time
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-IDLE = (3, 4)  # of a core's columns in /proc/stat: idle, and waiting for a disk
+IDLE = (3, 4)  # columns of a core in /proc/stat: idle, and waiting for a disk
 
 
 def busy_seconds(cores: list[int]) -> float:
-    """Seconds that these cores were busy since the machine started, the hypervisor's taking them away included."""
+    """Return the seconds that these cores were busy since the machine started, time the hypervisor took included."""
     busy = 0
     for line in _read("/proc/stat").splitlines():
         name, *columns = line.split()
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
-            ticks = [int(column) for column in columns[:8]]  # the rest, of guests, is counted among the first
+            ticks = [int(column) for column in columns[:8]]  # the last columns, of guests, are part of the first two
             busy += sum(ticks) - sum(ticks[column] for column in IDLE)
     return busy / TICKS
 
 
 def busy_cores(cores: list[int], seconds: float = 0.2) -> float:
-    """How many of these cores are busy on the mean of some time in which this process sleeps; 0 off Linux."""
+    """Return how many of these cores are busy on average over some seconds of sleep; 0 on other systems than Linux."""
     before, start = busy_seconds(cores), time.perf_counter()
     time.sleep(seconds)
     return (busy_seconds(cores) - before) / (time.perf_counter() - start)
 
 
 def family_seconds(root: int) -> float:
-    """Processor time of a process, of all that descend from it, and of those that it waited for."""
+    """Return the processor seconds of a process, its descendants, and the ended processes that these waited for."""
     parents, seconds = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
-        columns = _read(folder / "stat").rpartition(")")[2].split()  # after the name, which may hold anything
+        columns = _read(folder / "stat").rpartition(")")[2].split()  # after the name, which may contain anything
         if columns:
             parents[int(folder.name)] = int(columns[1])
             seconds[int(folder.name)] = sum(int(ticks) for ticks in columns[11:15]) / TICKS
@@ -46,16 +46,16 @@ def _descends(process: int, root: int, parents: dict[int, int]) -> bool:
 def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text(errors="replace")
-    except OSError:  # no Linux, or a process that has just ended
+    except OSError:  # not Linux, or the process has just ended
         return ""
 
 
 class OtherProcesses:
-    """How busy others keep the cores.
+    """Measure how busy other programs keep the cores.
 
     Args:
-        cores: Those to watch.
-        root: What descends from this process isn't another's: the launcher's, where there is one.
+        cores: The cores to watch.
+        root: This process and its descendants are not other programs; the launcher, if there is one.
     """
 
     def __init__(self, cores: list[int], root: int) -> None:
@@ -63,7 +63,7 @@ class OtherProcesses:
         self.start, self.before = time.perf_counter(), self._seconds()
 
     def busy_cores(self) -> float:
-        """Cores' worth of time that others took since this was made or last asked: 0 to all cores; 0 off Linux."""
+        """Return how many cores other programs used on average since the last call (or creation); 0 if not on Linux."""
         now, seconds = time.perf_counter(), self._seconds()
         taken = (seconds - self.before) / max(now - self.start, 1e-9)
         self.start, self.before = now, seconds

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, now and then a plain line in a log file."""
+"""Show the progress of long work: a bar on a terminal, now and then a plain line in a log file."""
 
 import os
 import sys
@@ -13,13 +13,13 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class Progress:
-    """Iterate over steps and show where they are.
+    """Iterate over steps and show how many are done.
 
     Args:
-        steps: What to iterate over.
-        label: What is being done.
+        steps: The steps to iterate over.
+        label: Names the work.
         enabled: False shows nothing.
-        done: Steps that were done before, of which `steps` knows only the rest.
+        done: Steps that were done before; `steps` yields only those after them.
     """
 
     def __init__(self, steps: Iterable, label: str, enabled: bool = True, done: int = 0) -> None:
@@ -45,7 +45,7 @@ class Progress:
                 print(f"{self.label}: step {number}{self._left(number, now - start)} {self.note}", flush=True)
 
     def _left(self, number: int, seconds: float) -> str:
-        """How many steps there are, and the time that the rest will take."""
+        """Return the number of steps and the time left, as text; empty if the number isn't known."""
         if not self.total:
             return ""
         left = seconds / (number - self.done) * (self.total - number)
@@ -53,7 +53,10 @@ class Progress:
 
 
 def _terminal_size() -> dict:
-    """What tqdm must be told: to ask the terminal, or a usual size where that is 0, at which it would show nothing."""
+    """Return arguments that make tqdm ask the terminal for its size, or a usual size if the terminal says 0.
+
+    With a size of 0, tqdm would show nothing.
+    """
     try:
         known = all(os.get_terminal_size(sys.stderr.fileno()))
     except OSError:
@@ -62,7 +65,7 @@ def _terminal_size() -> dict:
 
 
 def length(of: Iterable) -> int | None:
-    """How many there are, None where that isn't known: a loader of a stream has a __len__ that raises."""
+    """Return the length, or None if it isn't known: a loader of a stream has a __len__ that raises."""
     try:
         return len(of)
     except TypeError:

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed and the place in training alone: a restart finds the same ones again."""
+"""Make random numbers depend only on the seed and the place in training, so that a resumed run draws the same."""
 
 import random
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from torch.utils.data import Dataset
 
 
 class Draw(NamedTuple):
-    """One image of an epoch.
+    """Name one image of an epoch and the seed of its augmentation.
 
     Attributes:
-        index: Which image of the data set.
-        key: What its augmentation follows: seed, epoch and the place in the order of all processes.
+        index: The image's index in the data set.
+        key: The seed of its augmentation: the run's seed, the epoch and the place in the order of all processes.
     """
 
     index: int
@@ -21,10 +21,10 @@ class Draw(NamedTuple):
 
 
 class SeededImages(Dataset):
-    """A data set whose random augmentation follows the draw, whichever process makes it and whatever it made before.
+    """Seed a data set's random augmentation by the draw, so that neither the process nor earlier images matter.
 
     Args:
-        dataset: Gives an image and a label for an index.
+        dataset: Returns an image and a label for an index.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -39,12 +39,12 @@ class SeededImages(Dataset):
 
 
 def seed_all(*key: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators by a few numbers of at least 0; more of them are another seed."""
-    # Their count goes first: NumPy takes a number for the same followed by zeros.
+    """Seed the generators of Python, NumPy and PyTorch by some integers of at least 0; (1,) and (1, 0) differ."""
+    # Their count comes first: NumPy gives a key the same seed as that key followed by zeros.
     seed = int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
-    # torch.manual_seed keeps a traceback for GPUs that are not in use yet: longer than reading a small image takes.
+    # torch.manual_seed stores a traceback for GPUs not in use yet, which takes longer than reading a small image.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)

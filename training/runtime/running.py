@@ -1,4 +1,4 @@
-"""What ends a program that runs already: one line for what a user can mend, a traceback for all else."""
+"""End a running program with one line if the user can mend the error, and with a traceback otherwise."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ LESS = "a smaller --batch-size, with --grad-accum-steps, or --grad-checkpointing
 
 @contextmanager
 def in_one_line_while_running() -> Iterator[None]:
-    """Let numbers that aren't finite, files that fail and too little memory end the program with one line."""
+    """End the program with one line on numbers that aren't finite, files that fail or too little memory."""
     try:
         yield
     except (FloatingPointError, OSError) as error:
@@ -25,11 +25,11 @@ def in_one_line_while_running() -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether a GPU or the machine has too little memory: PyTorch has no kind of error for the latter."""
+    """Return whether a GPU or the machine ran out of memory; PyTorch has no error class for the machine's memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def last_line(error: Exception) -> str:
-    """Return what an error says, without the traceback that a loading process puts before it."""
+    """Return an error's message without the traceback that a loading process puts before it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"^[\w.]*Error: ", "", lines[-1])

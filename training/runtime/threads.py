@@ -1,7 +1,7 @@
-"""How many threads compute and how they wait for each other: OpenMP is told before PyTorch's import, and only then.
+"""Set how many threads compute and how they wait for each other, which OpenMP reads once, at PyTorch's import.
 
-OpenMP's threads spin while they wait, which is fastest where each has a core. Where another process runs on one of
-them, the thread that everybody waits for is not running, and spinning is what keeps it from it.
+OpenMP's threads spin while they wait, which is fastest if each thread has a core. If another process takes one of the
+cores, the thread that all wait for may not be running, and the spinning threads keep it from getting a core.
 """
 
 import os
@@ -9,28 +9,31 @@ from pathlib import Path
 
 from training.runtime.processor import busy_cores
 
-SHARED = 0.25  # busy cores from which on a processor is shared: more than the system itself ever takes
+SHARED = 0.25  # with more busy cores than this, a processor is shared; the system itself never takes as many
 
 
 def usable_cores() -> list[int]:
-    """The cores that this process may run on, by number."""
+    """Return the numbers of the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def processes_here() -> int:
-    """How many processes train together on this machine: torchrun says so."""
+    """Return how many processes train together on this machine, as torchrun sets it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def share_of_cores() -> int:
-    """This process's share of the cores, at least one."""
+    """Return this process's share of the cores, at least one."""
     return max(1, len(usable_cores()) // processes_here())
 
 
 def prepare_threads() -> None:
-    """Set what the user hasn't: each process uses its share of the cores, and threads sleep where others compute."""
+    """Let each process use its share of the cores, and waiting threads sleep if other programs compute.
+
+    Settings of the user's environment stay.
+    """
     if processes_here() > 1 and not said_by_user("OMP_NUM_THREADS"):
         os.environ["OMP_NUM_THREADS"] = str(share_of_cores())
     if not says_how_to_wait() and busy_cores(usable_cores()) > SHARED:
@@ -38,18 +41,21 @@ def prepare_threads() -> None:
 
 
 def says_how_to_wait() -> bool:
-    """Whether the environment says how OpenMP's threads wait."""
+    """Return whether the environment sets how OpenMP's threads wait."""
     return bool({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys())
 
 
 def contended(cores_of_others: float, threads: int) -> bool:
-    """Whether others took cores that the threads of this training's processes here wanted."""
+    """Return whether other programs took cores that this run's threads on this machine needed."""
     free = len(usable_cores()) - threads * processes_here()
     return cores_of_others > SHARED + max(free, 0)
 
 
 def said_by_user(variable: str) -> bool:
-    """Whether an environment variable was set before torchrun, this process's parent, which sets some itself."""
+    """Return whether the user set an environment variable: it is in the environment of torchrun, this process's parent.
+
+    torchrun sets some variables itself, for its children only.
+    """
     try:
         before = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
     except OSError:

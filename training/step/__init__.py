@@ -1,1 +1,1 @@
-"""What one training step minimises, how weights follow, and what the steps of an epoch add up to."""
+"""Compute the loss of a training step, update the weights, and sum up the steps of an epoch."""

@@ -1,4 +1,4 @@
-"""A moving average of the weights."""
+"""Keep a moving average of the weights."""
 
 import torch
 from timm.utils import ModelEmaV3
@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 
 class WeightAverage(ModelEmaV3):
-    """timm's moving average of weights, with the warm-up by steps that it has under use_warmup.
+    """Keep timm's moving average of the weights, warmed up by steps as with its use_warmup.
 
-    Only steps that changed weights count and move it; it learns on the device whether one did, so nothing waits.
+    Only steps that changed weights count and move the average. Whether a step did is decided on the device, so nothing
+    waits for it.
 
     Attributes:
-        steps: How many moved it, float64 [].
+        steps: How many steps moved the average, float64 [].
     """
 
     def __init__(self, model: nn.Module, decay: float, device: torch.device | None = None) -> None:
@@ -20,7 +21,7 @@ class WeightAverage(ModelEmaV3):
 
     @torch.no_grad()
     def update(self, model: nn.Module, changed: Tensor) -> None:
-        """Move towards the model's weights of now, if the last step changed them (bool [])."""
+        """Move the average towards the model's current weights if the last step changed them (changed: bool [])."""
         self.steps += changed
         decay = (1 - self.steps ** (-2 / 3)).clamp(max=self.decay)
         share = torch.where(changed, 1 - decay, 0).float().to(device=self.device)

@@ -1,4 +1,4 @@
-"""What a step minimises: a loss of the model's logits, alone or with a teacher's or a second sub-model's."""
+"""Compute what a step minimises: a loss of the model's logits, alone or with a teacher or a second sub-model."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +13,14 @@ from training.data.transforms import normalisation
 
 
 class Objective(Protocol):
-    """Gives the loss, a scalar, of a model on images [B, C, H, W] with labels [B] or targets [B, classes]."""
+    """Compute the loss [] of a model on images [B, C, H, W] with labels [B] or targets [B, classes]."""
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Classification:
-    """A criterion of logits and targets, and nothing else."""
+    """Apply a criterion to logits and targets, and nothing else."""
 
     criterion: nn.Module
 
@@ -30,12 +30,12 @@ class Classification:
 
 @dataclass(frozen=True)
 class Distillation:
-    """A criterion, and likeness to a teacher's logits (DeiT, arXiv 2012.12877, section 4).
+    """Add to a criterion the distance from a teacher's logits (DeiT, arXiv 2012.12877, section 4).
 
     Attributes:
-        criterion: Of logits and targets.
-        teacher: A trained model of coloured images with its own normalisation; grey ones become three equal channels.
-        hard: Learn the teacher's most likely class; else its probabilities, by the Kullback-Leibler divergence.
+        criterion: Loss of logits and targets.
+        teacher: A trained model of colour images with its own normalisation; grey images become three equal channels.
+        hard: True learns the teacher's most likely class; False its probabilities, by the Kullback-Leibler divergence.
         alpha: The teacher's share of the loss.
         tau: Temperature of the probabilities.
         in_chans: Channels of the images.
@@ -50,7 +50,7 @@ class Distillation:
 
     @cached_property
     def renormalisation(self) -> tuple[Tensor, Tensor]:
-        """Factor and summand [1, 3, 1, 1] that make images of our normalisation ones of the teacher's."""
+        """Return scale and shift [1, 3, 1, 1] that turn our normalisation of images into the teacher's."""
         theirs = self.teacher.mean_kd, self.teacher.std_kd
         mean, std = (theirs[0].new_tensor(c).view(1, -1, 1, 1) for c in normalisation(self.in_chans))
         return std / theirs[1], (mean - theirs[0]) / theirs[1]
@@ -63,21 +63,22 @@ class Distillation:
         return (1 - self.alpha) * self.criterion(logits, targets) + self.alpha * self.unlikeness(logits, taught)
 
     def unlikeness(self, logits: Tensor, taught: Tensor) -> Tensor:
-        """How far the logits are from the teacher's, both [B, classes]."""
+        """Return how far the logits are from the teacher's, both [B, classes], as a scalar []."""
         if self.hard:
             return F.cross_entropy(logits, taught.argmax(dim=1))
         ours, theirs = (F.log_softmax(either.float() / self.tau, dim=1) for either in (logits, taught))
-        # Divided by batch and classes, and gradients kept as large at any temperature, as in DeiT.
+        # Divide by batch and classes; tau**2 keeps gradients the same size at any temperature, as in DeiT.
         return F.kl_div(ours, theirs, reduction="sum", log_target=True) * self.tau**2 / logits.numel()
 
 
 @dataclass(frozen=True)
 class Cosub:
-    """Two sub-models, as drop path draws them, on the same images, each also taught by the other
-    (Co-training 2^L Submodels, arXiv 2212.04884, section 3): as published, by the sigmoid of each class.
+    """Train two sub-models, drawn by drop path, on the same images, and let each also teach the other.
+
+    As published (Co-training 2^L Submodels, arXiv 2212.04884, section 3), they teach by the sigmoid of each class.
 
     Attributes:
-        criterion: Of logits and targets.
+        criterion: Loss of logits and targets.
     """
 
     criterion: nn.Module

@@ -1,4 +1,4 @@
-"""What the steps of an epoch add up to, read from the device now and then; and what happens where one goes wrong."""
+"""Sum up the steps of an epoch, reading them from the device now and then, and decide what a bad step leads to."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BadSteps:
-    """What happens where a loss or a gradient is not finite; the step then changes no weights.
+    """Say what happens if a loss or a gradient is not finite; such a step changes no weights.
 
     Attributes:
         allowed: How many such steps an epoch may have before training stops.
-        skip_losses: A batch whose loss is not finite is passed over and doesn't count as bad.
-        replace_losses: A loss that is not finite counts as 0 in the mean, and its step not as bad.
+        skip_losses: Skip a batch whose loss is not finite, and don't count its step as bad.
+        replace_losses: Count a loss that is not finite as 0 in the mean, and don't count its step as bad.
     """
 
     allowed: int = 0
@@ -24,14 +24,14 @@ class BadSteps:
 
 
 class Step(NamedTuple):
-    """A step that was taken, and may still be computed.
+    """Describe a step that was started; the device may still be computing it.
 
     Attributes:
-        epoch, number: Which one.
-        images: In its batch.
+        epoch, number: The epoch, and the step's number in it.
+        images: Number of images in its batch.
         rate: Its learning rate.
-        outcome: On the device, float64 [4]: the loss; the gradient's norm; a process whose loss is not finite, -1 if
-            none; whether only the scale of the loss was too large.
+        outcome: On the device, float64 [4]: the loss; the gradient's norm; the rank of a process whose loss is not
+            finite, or -1; 1 if the step failed only because the loss scale was too large, else 0.
     """
 
     epoch: int
@@ -42,26 +42,26 @@ class Step(NamedTuple):
 
 
 def steps_between_readings(device: torch.device) -> int:
-    """How many steps are taken before their numbers are asked for: a GPU is waited for then, a CPU never lags."""
+    """Return how many steps to take between two readings of their numbers: reading waits for a GPU, not for a CPU."""
     return 1 if device.type == "cpu" else 50
 
 
 @dataclass
 class EpochSums:
-    """What an epoch has summed up so far, on this process: plain numbers, and the steps that are not yet in them.
+    """Hold the sums of an epoch so far, on this process: plain numbers, and the steps that are not yet added.
 
     Attributes:
-        steps: Batches that were met, those that are not read included.
+        steps: Batches so far, including those in `unread`.
         images: Images whose losses count.
         loss: Sum of these images' losses.
         norm, norms: Sum and number of the finite gradient norms.
         skipped: Steps that changed no weights.
-        bad: Those of them that were not expected.
-        broken: Images that could not be read, of all processes.
+        bad: Skipped steps that were not expected.
+        broken: Images that could not be read, on all processes together.
         rate: The last step's learning rate; under layer-wise decay, the largest.
         seconds, data_seconds: Time spent, and the part of it that waited for images.
-        last_loss, last_norm: Those of the last step that changed weights.
-        unread: Steps that were taken and are not read.
+        last_loss, last_norm: Loss and gradient norm of the last step that changed weights.
+        unread: Steps whose numbers are still to be read from the device.
     """
 
     steps: int = 0
@@ -85,10 +85,10 @@ class EpochSums:
         self.unread.append((step, policy))
 
     def read(self) -> None:
-        """Wait for the steps that are not read, and add them up.
+        """Wait for the unread steps and add them to the sums.
 
         Raises:
-            FloatingPointError: One more is bad than allowed; names epoch, step, loss, gradient norm and learning rate.
+            FloatingPointError: Too many steps are bad; names epoch, step, loss, gradient norm and learning rate.
         """
         unread, self.unread = self.unread, []
         if unread:
@@ -97,7 +97,7 @@ class EpochSums:
                 self._add(step, policy, *outcome)
 
     def state_dict(self) -> dict[str, int | float]:
-        """The numbers, of all steps; those that are not known yet are left out."""
+        """Return the sums over all steps, read first; numbers that are not known yet (NaN) are left out."""
         self.read()
         numbers = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
         return {name: number for name, number in numbers.items() if math.isfinite(number)}

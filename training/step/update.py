@@ -1,6 +1,6 @@
-"""One update of the weights, where loss and gradient are finite: decided on the device, which nothing here waits for.
+"""Update the weights if loss and gradient are finite, which is decided on the device without waiting for it.
 
-The exception is an optimizer that can't be told on the device to leave everything as it is: see `step_if`.
+Only optimizers that can't skip a step on the device are waited for: see `step_if`.
 """
 
 import math
@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-# Where a loss scale below this still gives gradients that are not finite, the scale is not to blame: as fairseq's
+# If a loss scale below this still gives gradients that are not finite, the scale is not to blame; as fairseq's
 # --min-loss-scale.
 SMALLEST_SCALE = 1e-4
 
@@ -20,18 +20,18 @@ def update(
     scaler: torch.amp.GradScaler | None = None,
     clip_grad: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Step against the gradient, where it and the losses are finite.
+    """Step against the gradient if it and the losses are finite.
 
     Args:
         model: Its parameters hold the gradient.
-        optimizer: Steps.
+        optimizer: Updates these parameters.
         losses_are_finite: On the device, bool [].
-        scaler: Has scaled the loss, for fp16.
-        clip_grad: Largest norm of the gradient.
+        scaler: The scaler that scaled the loss, for fp16; None if it isn't scaled.
+        clip_grad: Largest norm of the gradient; no clipping if None.
 
     Returns:
-        On the device, each []: the gradient's norm before clipping; whether weights changed; whether they didn't only
-        because the scale was too large, which is lower now.
+        On the device, each []: the gradient's norm before clipping; whether weights changed; whether they stayed only
+        because the loss scale was too large, which is lower now.
     """
     if scaler is not None:
         scaler.unscale_(optimizer)
@@ -43,10 +43,10 @@ def update(
 
 
 def step_if(good: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Let the optimizer step, or change nothing, its own state included.
+    """Let the optimizer step if `good`, a bool [] on the device; otherwise leave weights and its state unchanged.
 
-    Fused optimizers (Adam and AdamW here) decide on the device, as GradScaler asks them to. All others are waited for
-    once a step: undoing what they did would cost a copy of all weights and averages.
+    Fused optimizers (Adam and AdamW here) decide on the device, through the attributes that GradScaler sets. For all
+    other optimizers, `good` is waited for once a step: undoing a step would need a copy of all weights and averages.
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
@@ -57,10 +57,10 @@ def step_if(good: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _rescale(scaler: torch.amp.GradScaler, losses_are_finite: Tensor) -> Tensor:
-    """Let the scaler lower or raise its scale; returns whether it lowered it, and may go on doing so."""
+    """Let the scaler lower or raise its scale; return whether it lowered it and the scale is not yet too small."""
     one = torch.ones_like(losses_are_finite, dtype=torch.float32)
     before = scaler.scale(one)
     scaler.update()
     after = scaler.scale(one)
-    scaler.update(torch.where(losses_are_finite, after, before))  # a loss isn't better at another scale
+    scaler.update(torch.where(losses_are_finite, after, before))  # another scale doesn't make a loss finite
     return (after < before) & (after >= SMALLEST_SCALE)
