@@ -1,1 +1,1 @@
-"""Images on their way to the model: decoding, classes, augmentation, order and loaders."""
+"""Bring images to the model: decoding, classes, augmentation, order and loaders."""

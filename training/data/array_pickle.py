@@ -1,4 +1,4 @@
-"""Pickles of plain containers and NumPy arrays, read without calling anything that a file names."""
+"""Read pickles of plain containers and NumPy arrays without calling anything that a file names."""
 
 import io
 import pickle
@@ -15,17 +15,17 @@ NUMBERS = re.compile("[biuf][1248]")  # booleans, integers and floats: no dtype 
 
 
 def load(data: bytes) -> Any:
-    """Unpickle plain containers, texts and numbers; whatever stands for an array is a Record for `as_array`.
+    """Unpickle plain containers, texts and numbers; an array becomes a Record for `as_array`.
 
     Raises:
         pickle.UnpicklingError: The pickle asks for anything else.
-        Exception: It is broken, in one of many ways.
+        Exception: The pickle is broken; of many classes.
     """
     return _Unpickler(io.BytesIO(data), encoding="latin1").load()
 
 
 class Record:
-    """What a pickle asks to be called, with what, and what state the result should have; nothing is called."""
+    """Record what a pickle asks to call, with which arguments, and the result's state, without calling anything."""
 
     __slots__ = ("arguments", "name", "state")
 
@@ -39,7 +39,7 @@ class Record:
         self.state = state
 
 
-class _Unpickler(pickle._Unpickler):  # in Python: the one in C makes room for as many objects as a file claims to hold
+class _Unpickler(pickle._Unpickler):  # in Python: the C version allocates as many objects as a file claims
     def find_class(self, module: str, name: str) -> Record:
         if not CALLED.fullmatch(f"{module}.{name}"):
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of arrays")
@@ -47,12 +47,12 @@ class _Unpickler(pickle._Unpickler):  # in Python: the one in C makes room for a
 
 
 def as_array(record: Record) -> np.ndarray:
-    """Build the array of numbers that a record stands for, over its own bytes.
+    """Build the array of numbers that a record describes, sharing the record's bytes.
 
     Raises:
-        Exception: It stands for anything else, in one of many ways.
+        Exception: The record describes anything else; of many classes.
     """
-    if record.name == "_frombuffer":  # pickle protocols from 5 on
+    if record.name == "_frombuffer":  # pickle protocol 5 and above
         data, dtype, shape, order = record.arguments
     else:
         _, shape, dtype, is_fortran, data = record.state

@@ -1,4 +1,4 @@
-"""Images that can't be read: passed over, where a run wants that."""
+"""Skip images that can't be read, if a run asks for it."""
 
 import sys
 
@@ -8,7 +8,7 @@ from torch.utils.data import Dataset, default_collate
 
 
 class SkipBroken(Dataset):
-    """A data set with None in the place of every image that can't be read; says which.
+    """Return None for every image of a data set that can't be read, and print which.
 
     Args:
         dataset: Raises OSError for a broken image.
@@ -29,6 +29,6 @@ class SkipBroken(Dataset):
 
 
 def collate_readable(samples: list) -> list[Tensor]:
-    """A batch of the samples that are not None; where all are, images [0] and labels [0]."""
+    """Return a batch of the samples that are not None; images [0] and labels [0] if all are None."""
     readable = [sample for sample in samples if sample is not None]
     return default_collate(readable) if readable else [torch.empty(0), torch.empty(0, dtype=torch.long)]

@@ -1,13 +1,13 @@
-"""Names of classes: what a data set's labels mean, and in which order a model knows them."""
+"""Match a data set's labels, by the names of their classes, to the order in which a model knows them."""
 
 from torch.utils.data import Dataset
 
 
 def class_names(dataset: Dataset) -> list[str] | None:
-    """The names of a data set's classes in the order of its labels; None where classes are numbers alone, or unknown.
+    """Return the names of a data set's classes in the order of its labels; None if they have no names or are unknown.
 
     Args:
-        dataset: Ours, torchvision's or timm's, as it was built.
+        dataset: A data set of ours, torchvision or timm, as it was built.
     """
     index = getattr(getattr(dataset, "reader", None), "class_to_idx", None) or {}
     names = list(getattr(dataset, "classes", None) or sorted(index, key=index.get))
@@ -15,7 +15,7 @@ def class_names(dataset: Dataset) -> list[str] | None:
 
 
 def follow_classes(dataset: Dataset, classes: list[str]) -> None:
-    """Let the labels of a data set mean the places of its classes' names in `classes`; without names they stay.
+    """Make each label of a data set the index of its class's name in `classes`; without names, labels stay.
 
     Raises:
         ValueError: The data set has classes that are not in `classes`.
@@ -31,7 +31,7 @@ def follow_classes(dataset: Dataset, classes: list[str]) -> None:
 
 
 def check_all_there(classes: list[str], dataset: Dataset, what: str) -> None:
-    """Check that a data set lacks none of the classes; ValueError that says of what they are, and which it lacks."""
+    """Raise ValueError if a data set lacks some of the classes, naming these and `what` has learned them."""
     own = class_names(dataset)
     lacking = [name for name in classes if own is not None and name not in own]
     if lacking:
@@ -39,5 +39,5 @@ def check_all_there(classes: list[str], dataset: Dataset, what: str) -> None:
 
 
 def shortened(names: list[str], count: int = 5) -> str:
-    """A few of the names, and how many there are if these are not all."""
+    """Return a list of names as text, shortened to the first `count` and the total if there are more."""
     return ", ".join(names) if len(names) <= count else f"{', '.join(names[:count])}, ... ({len(names)} in all)"

@@ -1,4 +1,4 @@
-"""Files and arrays to images of 8 bits; what can't be decoded names its file and never passes unseen."""
+"""Decode files and arrays to images of 8 bits; raise an error that names the file if one can't be decoded."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,20 +9,20 @@ from torch import Tensor
 
 
 def open_image(path: str) -> Image.Image:
-    """Open an image, whose pixels are read later.
+    """Open an image without reading its pixels yet.
 
     Raises:
-        OSError: There is none, or its header is broken; names the file.
+        OSError: The file is missing, or its header is broken; names the file.
     """
     with _naming(path):
         return Image.open(path)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode an image, with 8 bits a channel.
+    """Decode an image to RGB with 8 bits per channel.
 
     Raises:
-        OSError: The image can't be decoded, or how bright its values are can't be told; names the file.
+        OSError: The image can't be decoded, or its values are out of range (eight_bits); names the file.
     """
     with _naming(getattr(image, "filename", "")):
         return eight_bits(image).convert("RGB")
@@ -32,7 +32,7 @@ def read_image(path: str, transform: Callable[[Image.Image], Tensor]) -> Tensor:
     """Read an image file and transform it.
 
     Raises:
-        ValueError: There is none, or it is broken; names the file.
+        ValueError: The file is missing or broken; names the file.
     """
     try:
         return transform(to_rgb(open_image(path)))
@@ -43,13 +43,13 @@ def read_image(path: str, transform: Callable[[Image.Image], Tensor]) -> Tensor:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Scale grey values of more than 8 bits to 0 to 255, where Pillow would cut off all that is above.
+    """Scale grey values of more than 8 bits to 0 to 255, because Pillow would clip all values above 255.
 
-    Integers of any width are taken for 16 bits, as Pillow reads PNG and PGM; floats for 0 to 1 if none is above 1, and
-    else for 0 to 255.
+    Integers of any width are taken as 16 bits, as Pillow reads PNG and PGM. Floats are taken as 0 to 1 if none is above
+    1, otherwise as 0 to 255.
 
     Raises:
-        ValueError: Values outside of these.
+        ValueError: Values are outside of this range.
     """
     if image.mode == "F":
         values = np.asarray(image)
@@ -65,7 +65,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Whatever a decoder raises, which is nearly everything, is an OSError that names the file."""
+    """Turn every exception of a decoder, which may be nearly any, into an OSError that names the file."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Images in one folder a class, where links may lead anywhere."""
+"""Find images in one folder per class, where links may lead anywhere."""
 
 import os
 from collections.abc import Callable
@@ -9,9 +9,10 @@ from torchvision.datasets.folder import has_file_allowed_extension
 
 
 class LinkedImageFolder(ImageFolder):
-    """torchvision's ImageFolder, which would follow a link in a circle again and again, and count its images each time.
+    """Read images as torchvision's ImageFolder does, but follow links safely.
 
-    A class has the images of every real folder once, however many links lead to it, and none of a link upwards.
+    ImageFolder would follow a circular link again and again, and count its images each time. Here a class has the
+    images of each real folder once, however many links lead to it, and no images from links that lead upwards.
     """
 
     @staticmethod
@@ -34,7 +35,7 @@ class LinkedImageFolder(ImageFolder):
 
 
 def files_below(folder: str) -> list[str]:
-    """Paths of the files in a folder and in those below it, in torchvision's order: by folder, then by name."""
+    """Return the paths of the files in a folder and all folders below, in torchvision's order: by folder, then name."""
     real = Path(folder).absolute().parent.resolve()
     seen = {str(place) for place in (real, *real.parents)}
     found = []
@@ -44,6 +45,6 @@ def files_below(folder: str) -> list[str]:
             folders.clear()
             continue
         seen.add(target)
-        folders.sort()  # which of several links to a folder comes first must not depend on the disk
+        folders.sort()  # the first of several links to a folder must not depend on the disk
         found.append((place, sorted(files)))
     return [os.path.join(place, file) for place, files in sorted(found) for file in files]

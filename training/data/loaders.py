@@ -1,4 +1,4 @@
-"""Loaders of training and test images."""
+"""Build loaders of training and test images."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,18 +17,21 @@ from training.settings.images import DataSettings, LoadingSettings
 from training.settings.run import ProcessSettings
 from training.settings.settings import Settings
 
-REPEATS = 3  # how often repeated augmentation draws an image, as in DeiT
+REPEATS = 3  # times that repeated augmentation draws an image, as in DeiT
 
 
 def usable_workers(wanted: int) -> int:
-    """As many loading processes as wanted, but at most this process's share of the cores, and at least one of them."""
+    """Return the number of loading processes: as wanted, but at most one for each core in this process's share."""
     return min(wanted, share_of_cores())
 
 
 def train_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoader:
-    """Shuffled batches of equal size, each for one step of the optimizer; less than one is one short batch."""
+    """Build a loader of shuffled batches of equal size, one per step of the optimizer.
+
+    If there are fewer images than a batch holds, they are one short batch.
+    """
     batch_size = settings.step_size
-    if isinstance(dataset, IterableDataset):  # a stream shuffles and shares itself out
+    if isinstance(dataset, IterableDataset):  # a stream shuffles and divides itself among processes
         return _loader(dataset, settings, world, batch_size=batch_size, drop_last=True)
     repeats = REPEATS if settings.repeated_aug else 1
     sampler = TrainSampler(len(dataset), world.size, world.rank, settings.seed, repeats=repeats)
@@ -37,43 +40,43 @@ def train_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoad
 
 
 def images_per_batch(loader: DataLoader) -> int:
-    """How many images each batch of a train_loader has, broken ones counted."""
+    """Return the number of images in each batch of a train_loader, including broken ones."""
     return min(loader.batch_size, len(loader.sampler))
 
 
 def steps_per_epoch(batches: DataLoader, settings: DataSettings) -> int:
-    """How many batches a train_loader gives in an epoch; ValueError for a stream, which doesn't say."""
+    """Return the number of batches in an epoch of a train_loader; raise ValueError for a stream of unknown length."""
     if isinstance(batches.dataset, IterableDataset):
         raise ValueError(f"--sched-on-updates: --data-set {settings.data_set} is a stream without known length")
     return len(batches)
 
 
 def start_epoch(batches: DataLoader, epoch: int, steps: int, seed: int, rank: int) -> int:
-    """Give an epoch its own order, without the steps that are done; returns how many are, none of a stream.
+    """Give an epoch its own order, skip the steps that are done, and return how many were skipped: 0 for a stream.
 
     Args:
         batches: A train_loader.
-        epoch: Its number.
-        steps: Those done before an interruption.
-        seed, rank: What a stream's order follows beside the epoch.
+        epoch: The epoch's number.
+        steps: Steps that were done before an interruption.
+        seed, rank: Seed a stream's order, together with the epoch.
     """
     if isinstance(batches.sampler, TrainSampler):
         batches.sampler.set_epoch(epoch, start=steps * batches.batch_size)
         return steps
     batches.dataset.set_epoch(epoch)
-    seed_all(seed, epoch, rank)  # else each would start as evaluation left it
+    seed_all(seed, epoch, rank)  # otherwise each epoch would start from the state that evaluation left
     return 0
 
 
 def augmented_images(batches: DataLoader, count: int = 16) -> Tensor:
-    """The first training images of the epoch, as augmented and before any are mixed: [count, C, H, W]."""
+    """Return the first training images of the epoch, augmented but not yet mixed: [count, C, H, W]."""
     samples = batches.dataset if isinstance(batches.dataset, IterableDataset) else _drawn(batches)
     return torch.stack([image for image, _ in itertools.islice(samples, count)])
 
 
 def _drawn(batches: DataLoader) -> Iterator[tuple[Tensor, int]]:
-    """The samples of the epoch's order that can be read, without a word about the others."""
-    batches.sampler.set_epoch(batches.sampler.epoch)  # from its start, also where training went on after it
+    """Yield the samples that can be read, in the epoch's order; skip broken ones without a message."""
+    batches.sampler.set_epoch(batches.sampler.epoch)  # from the epoch's start, even if training resumed in the middle
     dataset = batches.dataset.dataset
     seeded = SeededImages(dataset.dataset if isinstance(dataset, SkipBroken) else dataset)
     for draw in batches.sampler:
@@ -82,7 +85,7 @@ def _drawn(batches: DataLoader) -> Iterator[tuple[Tensor, int]]:
 
 
 def test_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoader:
-    """Every test image once: on every process, or with --dist-eval on one of them."""
+    """Build a loader of every test image once: on every process, or with --dist-eval on one of them."""
     batch_size = int(1.5 * settings.batch_size)  # no gradients: more images fit, as in DeiT
     if isinstance(dataset, IterableDataset):
         return _loader(dataset, settings, world, batch_size=batch_size)
@@ -91,7 +94,7 @@ def test_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoade
 
 
 def shared_out(dataset: Dataset, settings: ProcessSettings) -> bool:
-    """Whether each process has its own part of the test images: with --dist-eval, and always of a stream."""
+    """Return whether each process has its own part of the test images: with --dist-eval, and always for a stream."""
     return settings.dist_eval or isinstance(dataset, IterableDataset)
 
 

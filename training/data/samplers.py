@@ -1,7 +1,7 @@
-"""Which images each process sees, and in which order.
+"""Choose which images each process sees, and in which order.
 
-Both samplers lay all indices in one global order, the same on every process, and process r of W takes every W-th of
-them from the r-th. So step k's images, all processes together, depend on the global batch size alone and not on W.
+Both samplers put all indices in one global order, the same on every process, and process r of W takes every W-th index
+from the r-th on. So the images of step k, over all processes, depend only on the global batch size and not on W.
 """
 
 from collections.abc import Iterator
@@ -13,25 +13,25 @@ from training.runtime.randomness import Draw
 
 
 class TrainSampler(Sampler):
-    """Draws for training in an order seeded by (seed, epoch), equally many on every process.
+    """Draw training images in an order seeded by (seed, epoch), equally many on every process.
 
-    Where the number of draws is no multiple of `world_size`, the end is cut; where there are fewer draws than
-    processes, the order wraps around so that each process has one.
+    If the number of draws is not a multiple of `world_size`, the end is cut. If there are fewer draws than processes,
+    the order wraps around so that each process has one.
 
     With `repeats` above 1 (repeated augmentation), an epoch draws ceil(num_samples / repeats) images `repeats` times
-    each. One permutation serves `repeats` epochs, each of which takes its own part of it, so that these together show
-    every image. The copies of an image lie side by side in the global order, so that they go to different processes.
+    each. `repeats` epochs share one permutation and each takes its own part, so that together they show every image.
+    The copies of an image are neighbours in the global order, so that they go to different processes.
 
     Args:
         num_samples: Images in the data set.
         world_size: Number of processes.
-        rank: This process.
+        rank: This process's number, from 0.
         seed: Seed of the order.
         shuffle: False keeps the data set's order.
         repeats: How often an epoch draws each of its images.
 
     Raises:
-        ValueError: No images, no repeats, or a rank outside of the world.
+        ValueError: num_samples or repeats is below 1, or rank is not one of world_size processes.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class TrainSampler(Sampler):
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the order of the next iteration, and how many of this process's draws to leave out at its start."""
+        """Choose the epoch whose order comes next, and how many of this process's draws to skip at its start."""
         self.epoch, self.start = epoch, start
 
     @property
     def images_per_epoch(self) -> int:
-        """How many different images an epoch draws, over all processes, before the end is cut."""
+        """Return how many different images an epoch draws, over all processes, before the end is cut."""
         return -(-self.num_samples // self.repeats)
 
     def __len__(self) -> int:
@@ -73,19 +73,19 @@ class TrainSampler(Sampler):
         if self.shuffle:
             indices = np.random.default_rng((self.seed, cycle)).permutation(indices)
         images = np.arange(part * self.images_per_epoch, (part + 1) * self.images_per_epoch)
-        return indices[images % self.num_samples].repeat(self.repeats)  # modulo: the last part may have to start again
+        return indices[images % self.num_samples].repeat(self.repeats)  # modulo: the last part may wrap around
 
 
 class EvalSampler(Sampler):
-    """The data set's own order, each index on exactly one process; lengths may differ by one.
+    """Go through the data set in its own order, each index on exactly one process; lengths may differ by one.
 
     Args:
         num_samples: Images in the data set.
         world_size: Number of processes.
-        rank: This process.
+        rank: This process's number, from 0.
 
     Raises:
-        ValueError: A rank outside of the world.
+        ValueError: rank is not one of world_size processes.
     """
 
     def __init__(self, num_samples: int, world_size: int, rank: int) -> None:
@@ -100,7 +100,7 @@ class EvalSampler(Sampler):
 
 
 def drop_last(sampler: Sampler, batch_size: int) -> bool:
-    """Return whether a training loader should drop its last, short batch: unless it is the only one."""
+    """Return whether a training loader should drop its last, short batch: yes, unless it is the only batch."""
     return len(sampler) >= batch_size
 
 

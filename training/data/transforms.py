@@ -1,4 +1,4 @@
-"""What turns an image into the tensor that a model takes: for training, augmented as flags say, and for evaluation."""
+"""Turn an image into the tensor that a model takes: augmented by the flags for training, or for evaluation."""
 
 import re
 from collections.abc import Callable
@@ -18,17 +18,17 @@ NEVER_MIRRORED = {"digits", "mnist", "kmnist", "qmnist", "emnist", "svhn", "svhn
 
 
 def build_transform(is_train: bool, settings: Settings) -> Compose:
-    """Build what turns an RGB image of any size into a tensor [C, H, W], for training or for evaluation.
+    """Build the transform of an RGB image of any size into a tensor [C, H, W], for training or for evaluation.
 
-    `args.color_jitter` acts where `args.aa` is off or `args.ThreeAugment` on, and `args.eval_crop_ratio` above 32
-    pixels.
+    `settings.color_jitter` has an effect only if `settings.aa` is off or `settings.ThreeAugment` is on, and
+    `settings.eval_crop_ratio` only above 32 pixels.
 
     Args:
-        is_train: True to augment, unless `args.no_aug` says otherwise; False to evaluate.
-        args: The command line, with the sizes of `args.input_size` settled.
+        is_train: True to augment, unless `settings.no_aug` is set; False to evaluate.
+        settings: All settings; `settings.input_size` must be known.
 
     Raises:
-        ValueError: `args.eval_crop_ratio` is out of range, or timm does not understand a flag.
+        ValueError: `settings.eval_crop_ratio` is out of range, or timm does not understand a flag.
     """
     if not 0 < settings.eval_crop_ratio <= 1:
         raise ValueError(f"--eval-crop-ratio {settings.eval_crop_ratio}: must be above 0 and at most 1")
@@ -37,7 +37,7 @@ def build_transform(is_train: bool, settings: Settings) -> Compose:
 
 
 def _grey(transform: Compose) -> Compose:
-    """Take the colour out after augmentation, which knows coloured images alone."""
+    """Remove the colour after augmentation, which works on colour images only."""
     steps = list(transform.transforms)
     as_tensor, normalise = (
         next(i for i, step in enumerate(steps) if isinstance(step, kind)) for kind in (ToTensor, Normalize)
@@ -48,21 +48,24 @@ def _grey(transform: Compose) -> Compose:
 
 
 def normalisation(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel that images are normalised by: ImageNet's, for grey ones their means."""
+    """Return the mean and standard deviation of each channel that normalise images.
+
+    They are ImageNet's, and for grey images their averages over the channels.
+    """
     if channels == 1:
         return (fmean(IMAGENET_DEFAULT_MEAN),), (fmean(IMAGENET_DEFAULT_STD),)
     return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def _resize_alone(settings: Settings) -> Compose:
-    """Build the transform of evaluation: small images are squeezed into the size, larger ones cropped at the centre."""
+    """Build the transform of evaluation: squeeze images into small sizes, crop at the centre for larger ones."""
     small = max(settings.input_size) <= SMALL
     crop = {"crop_mode": "squash", "crop_pct": 1.0} if small else {"crop_pct": settings.eval_crop_ratio}
     return create_transform(tuple(settings.input_size), interpolation="bicubic", **crop)
 
 
 def _augment(settings: Settings) -> Compose:
-    """Build the transform of training that flags ask for."""
+    """Build the transform of training by the flags."""
     size = tuple(settings.input_size)
     policy = "3a" if settings.ThreeAugment else settings.aa
     mirrored = NEVER_MIRRORED.isdisjoint(re.split("[/:]", settings.data_set.lower()))
@@ -111,6 +114,6 @@ def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
     return ImageOps.posterize(image, min(bits_to_keep, 8))
 
 
-# timm's default policies, that of --aa among them, at times ask Pillow to posterize to 0 bits. Newer Pillow refuses
-# that with a ValueError, which would end the training: so timm's table of operations gets a posterize that allows it.
+# timm's default policies, including that of --aa, sometimes ask Pillow to posterize to 0 bits. Newer Pillow refuses
+# with a ValueError, which would end the training, so timm's table of operations gets a posterize that allows it.
 NAME_TO_OP.update(dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), posterize))
