@@ -1,7 +1,7 @@
-"""Data sets by name.
+"""Build data sets by name.
 
-`build_dataset` and `build_transform` have DeiT's shape. A data set gives pairs of a float image [C, H, W] and an int
-label; what cannot be read is a ValueError or FileNotFoundError of one line.
+`build_dataset` and `build_transform` have the signatures of DeiT's. A data set gives pairs of a float image [C, H, W]
+and an int label; if it can't be read, the error is a ValueError or FileNotFoundError of one line.
 """
 
 import difflib
@@ -38,20 +38,20 @@ TIMM_PREFIXES = ("torch", "wds", "tfds")
 
 
 def build_dataset(is_train: bool, settings: Settings, classes: list[str] | None = None) -> tuple[Dataset, int]:
-    """Build the training or the validation split of `args.data_set`, transforms included.
+    """Build the training or the validation split of `settings.data_set`, transforms included.
 
     Args:
         is_train: True for the training split, False for the validation split.
-        args: The command line, with the sizes of `args.input_size` settled.
-        classes: Names of the model's classes, where they are known. A split that names its classes then has labels in
-            this order, also where it lacks some of them.
+        settings: The run's settings, with `settings.input_size` set.
+        classes: Names of the model's classes, if they are known. A split that names its classes then has labels in
+            this order, even if it lacks some of them.
 
     Returns:
-        The data set and the number of classes (`args.nb_classes` where that is given).
+        The data set and the number of classes (`settings.nb_classes` if that is given).
 
     Raises:
-        ValueError: An unknown name, a flag that does not fit, or data that are not what they should be.
-        FileNotFoundError: The data are not there; says what was looked for, where, and how to get it.
+        ValueError: The name is unknown, a flag doesn't fit, or the data are not in the expected format.
+        FileNotFoundError: The data are missing; the message says which files, where they should be and how to get them.
     """
     check(settings)
     transform = build_transform(is_train, settings)
@@ -67,10 +67,10 @@ def build_dataset(is_train: bool, settings: Settings, classes: list[str] | None 
 
 
 def check(settings: DataSettings) -> None:
-    """Check that the name is known and that a path is given where one is needed; reads nothing.
+    """Check that the name is known and that a path is given if one is needed, without reading any file.
 
     Raises:
-        ValueError: The name or the path does not do; names the flag, and for an unknown name the nearest ones.
+        ValueError: The name is unknown or the path is missing; names the flag, and the names nearest to an unknown one.
     """
     name = settings.data_set
     prefix, slash, _ = name.lower().partition("/")
@@ -89,19 +89,19 @@ def check(settings: DataSettings) -> None:
 
 
 def check_indexed(settings: DataSettings) -> None:
-    """Check that single images can be asked for; ValueError for a stream."""
+    """Raise ValueError if the data set is a stream, which can't give single images by index."""
     if settings.data_set.lower().startswith(("wds/", "tfds/")):
         raise ValueError(f"--data-set {settings.data_set}: is a stream, of which no single images can be asked for")
 
 
 class LabelledImages(Dataset):
-    """Images with labels.
+    """Hold images with labels.
 
     Args:
         images: Paths for `open_image`, or uint8 arrays [H, W] or [H, W, 3] for `Image.fromarray`.
-        labels: One int an image.
+        labels: One int for each image.
         classes: Names or numbers of the classes, in the order of the labels.
-        open_image: Turns an entry of images into a Pillow image.
+        open_image: Function that turns an entry of images into a Pillow image.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class LabelledImages(Dataset):
 def _in_memory(
     images: np.ndarray, labels: np.ndarray, classes: Sequence[str] | range, source: str | Path
 ) -> LabelledImages:
-    """Build a data set of arrays, once images and labels are seen to fit."""
+    """Build a data set of arrays; raise ValueError unless there is a label in range for every image."""
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"{source}: {counted(len(images), 'image')} and {counted(len(labels), 'label')}")
     if labels.min() < 0 or labels.max() >= len(classes):
@@ -155,7 +155,7 @@ def _find(
 ) -> list[Path]:
     """Find the files `names`, plain or gzipped, in the first of `folders` that has them all.
 
-    Where none has, and `args.download` allows it, the torchvision class `source` downloads into the data path first.
+    If none has, and `settings.download` allows it, the torchvision class `source` downloads them into the data path.
     """
     for folder in folders:
         paths = [next(filter(Path.is_file, (folder / name, folder / f"{name}.gz")), None) for name in names]
@@ -173,7 +173,7 @@ def _find(
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.replace("download=True", "--download")  # torchvision speaks of its argument
+    return text.replace("download=True", "--download")  # torchvision's message names its argument
 
 
 def _read(path: Path) -> bytes:
@@ -224,7 +224,7 @@ def _read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_cifar_names(path: Path, key: str, count: int) -> list[str] | range:
-    """Return the names of the classes, or numbers where the file that has them is missing."""
+    """Return the names of the classes, or numbers if the file of names is missing."""
     if not path.is_file():
         return range(count)
     try:
@@ -246,7 +246,7 @@ def _fashion_mnist(is_train: bool, settings: DataSettings) -> LabelledImages:
 
 
 def debian_fmnist() -> list[Path]:
-    """Where Debian's package dataset-fashion-mnist puts its files: under one of the system's folders of data."""
+    """Return the folders in which Debian's package dataset-fashion-mnist may be: one under each system data folder."""
     shares = os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"  # by the XDG Base Directory Specification
     return [Path(share) / "datasets" / "fashion-mnist" for share in shares.split(":")]
 
@@ -264,7 +264,7 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
 
 
 def _image_folder(is_train: bool, settings: DataSettings) -> LabelledImages:
-    """Build a split from train/ and val/, each with the same folders of images, one a class."""
+    """Build a split from train/ or val/, which hold the same folders of images, one for each class."""
     root = Path(settings.data_path)
     split, other = (root / "train", root / "val")[:: 1 if is_train else -1]
     if not split.is_dir():
@@ -303,7 +303,7 @@ def _inaturalist(is_train: bool, settings: DataSettings, year: int) -> LabelledI
 
 
 def _timm(is_train: bool, settings: Settings) -> Dataset:
-    """Build what timm makes of a prefixed name; wds and tfds give streams, which shuffle and share themselves out."""
+    """Build timm's data set of a prefixed name; wds and tfds are streams, which shuffle and split between processes."""
     split, stream = "train" if is_train else "validation", {}
     if not settings.data_set.lower().startswith("torch/"):
         stream = {

@@ -1,4 +1,4 @@
-"""Vision Mamba (Vim, arXiv 2401.09417): patches and class tokens through a stack of bidirectional state space blocks.
+"""Define Vision Mamba (Vim, arXiv 2401.09417): patches and class tokens go through bidirectional state space blocks.
 
 Importing this module registers its models with timm: `timm.create_model("vim_tiny_patch16_224")`.
 """
@@ -26,14 +26,14 @@ POOLS = ("", "token", "avg", "last", "max")
 
 
 class Tokens(NamedTuple):
-    """What passes between layers.
+    """Hold what one layer passes to the next.
 
     Attributes:
         hidden: Output of the last mixer, [B, L, D].
         residual: Sum of all outputs before it, [B, L, D]; None before the first layer.
         cls_index: Positions of the class tokens in each image, [B, K].
-        size: How many patches each token stands for, [B, L].
-        source: For every original patch the position of the token that holds it, or for which it was dropped, [B, M];
+        size: Number of patches that each token stands for, [B, L].
+        source: Position of the token that each original patch is part of, or in whose favour it was dropped, [B, M];
             None unless asked for.
     """
 
@@ -45,7 +45,7 @@ class Tokens(NamedTuple):
 
 
 class PatchEmbed(nn.Module):
-    """Image to patches, row by row: one convolution whose stride may be smaller than the patch (then they overlap)."""
+    """Embed patches, row by row, by one convolution; patches overlap if its stride is smaller than a patch."""
 
     def __init__(self, img_size, patch_size, stride, in_chans: int, embed_dim: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class PatchEmbed(nn.Module):
         self.set_input_size(img_size)
 
     def set_input_size(self, img_size) -> None:
-        """Fix the grid of patches for an image size, an int or (height, width); ValueError unless patches tile it."""
+        """Set the grid of patches for an image size, int or (height, width); raise ValueError if patches don't fit."""
         self.img_size = to_2tuple(img_size)
         for size, patch, stride, axis in zip(
             self.img_size, self.patch_size, self.stride, ("height", "width"), strict=True
@@ -71,16 +71,17 @@ class PatchEmbed(nn.Module):
         self.num_patches = math.prod(self.grid_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, M, D]."""
+        """Embed images [B, C, H, W] as patches [B, M, D]."""
         if images.shape[-2:] != self.img_size:
             raise ValueError(f"the model takes images of {self.img_size} pixels, not {tuple(images.shape[-2:])}")
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class Block(nn.Module):
-    """One layer, residual first: add the previous layer's output, normalise, mix; then fuse tokens where asked to.
+    """Run one layer: add the previous layer's output to the residual, normalise, mix, then fuse tokens if asked to.
 
-    `fusion` is the place where `fusion.inject` puts a layer's token fusion.
+    Attributes:
+        fusion: The layer's token fusion, set by `fusion.inject`; an identity if the layer fuses nothing.
     """
 
     def __init__(self, mixer: nn.Module, norm: nn.Module, drop_path: float) -> None:
@@ -101,7 +102,7 @@ class Block(nn.Module):
 
 
 class VisionMamba(nn.Module):
-    """Vision Mamba image classifier, with the verbs of timm's models.
+    """Classify images with Vision Mamba, through the interface of timm's models.
 
     Args:
         img_size: Pixels, one number or (height, width).
@@ -109,21 +110,21 @@ class VisionMamba(nn.Module):
         stride: Pixels between patches; patch_size if None.
         in_chans: Channels of the images.
         num_classes: Outputs of the head; 0 for no head.
-        global_pool: `token` reads the class tokens (their mean where there are two), `avg`, `last` and `max` the
-            patches; `max` is the maximum of the logits over tokens; an empty string pools nothing. `token` if None,
-            `avg` without class tokens.
-        class_token: Where class tokens stand in the sequence: `middle`, `front`, `double` (both ends) or `none`.
+        global_pool: `token` reads the class tokens (their mean if there are two), `avg`, `last` and `max` the
+            patches; `max` is the maximum of the logits over tokens; an empty string pools nothing. None means `token`,
+            or `avg` without class tokens.
+        class_token: Where class tokens are in the sequence: `middle`, `front`, `double` (both ends) or `none`.
         embed_dim: Width of the tokens, D.
         depth: Layers.
         d_state: States of each channel of the scan, N.
-        d_conv: Tokens under the causal convolution.
+        d_conv: Width of the causal convolution in tokens.
         expand: Channels of the scan for every channel of the tokens.
-        bidirectional: Scan in both directions; without it only from first to last.
+        bidirectional: Scan in both directions; if False, only from first to last.
         drop_rate: Dropout after the position embedding.
-        drop_path_rate: Stochastic depth of the last layer's output; earlier ones rise linearly to it.
+        drop_path_rate: Stochastic depth of the last layer's output; the rates of earlier layers rise linearly to it.
 
     Raises:
-        ValueError: Patches that don't tile the image, or an unknown class_token or global_pool.
+        ValueError: Patches don't tile the image, or class_token or global_pool is unknown.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class VisionMamba(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, length, embed_dim))
         self.pos_drop = nn.Dropout(drop_rate)
 
-        # A block drops the output of the block before it, so the rates stand one place later than in a ViT.
+        # A block drops the output of the block before it, so each rate is one block later than in a ViT.
         *rates, final_rate = [0.0, *calculate_drop_path_rates(drop_path_rate, depth)]
         self.layers = nn.ModuleList(
             Block(BiMamba(embed_dim, d_state, d_conv, expand, bidirectional), nn.RMSNorm(embed_dim, eps=1e-5), rate)
@@ -195,11 +196,11 @@ class VisionMamba(nn.Module):
     def _class_tokens(self) -> list[nn.Parameter]:
         return [getattr(self, name) for name in self._class_token_names()]
 
-    # timm's verbs
+    # timm's interface
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Patterns of parameters that weight decay must not shrink: embeddings, and the state space's own A_log and D.
+        """Return patterns of parameters without weight decay: embeddings, and the state space's A_log and D.
 
         Mamba's authors exempt A_log and D; the published Vim trainings decayed A_log.
         """
@@ -207,7 +208,7 @@ class VisionMamba(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Regular expressions that group parameters by layer; coarse or not makes no difference here."""
+        """Return regular expressions that group parameters by layer; `coarse` makes no difference here."""
         return {
             "stem": r"^cls_token|^pos_embed|^patch_embed",
             "blocks": [(r"^layers\.(\d+)", None), (r"^norm_f", (99999,))],
@@ -215,21 +216,22 @@ class VisionMamba(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only each layer's input for the backward pass and compute the rest again."""
+        """Keep only each layer's input for the backward pass, and recompute the rest there."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def set_scan_recompute(self, enable: bool = True) -> None:
-        """Let the mixers make part of what the scan needs again in the backward pass: less memory, more time."""
+        """Let the mixers recompute part of the scan's inputs in the backward pass: less memory, more time."""
         for module in self.modules():
             if isinstance(module, BiMamba):
                 module.recompute = enable
 
     @torch.jit.ignore
     def set_random_order(self, class_position: bool = False, tokens: bool = False) -> None:
-        """Ask how much the order matters: put the class token at a random place of every batch, or all tokens.
+        """Test how much the order matters: put the class token at a random place in every batch, or shuffle all tokens.
 
-        In training only; the class token is read where it is. ValueError where there is not one class token to place.
+        In training only; the class token is read from where it was put. Raise ValueError if class_position is set and
+        the model does not have exactly one class token.
         """
         if class_position and self.num_prefix_tokens != 1:
             raise ValueError(f"--if_random_cls_token_position: needs one class token, not {self.num_prefix_tokens}")
@@ -237,11 +239,11 @@ class VisionMamba(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The head."""
+        """Return the head."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a new one, and the pooling where global_pool is given."""
+        """Replace the head by a new one, and the pooling if global_pool is given."""
         if global_pool is not None:
             if global_pool not in POOLS:
                 raise ValueError(f"global_pool must be one of {', '.join(POOLS[1:])} or '', not {global_pool!r}")
@@ -257,25 +259,25 @@ class VisionMamba(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Take images of another size from now on; the position embedding is resampled."""
+        """Set the size of the images that the model takes, and resample the position embedding."""
         old_grid = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size)
         resized = resize_pos_embed(self.pos_embed, self.patch_embed.grid_size, self.class_token, old_grid)
         self.pos_embed = nn.Parameter(resized.detach(), requires_grad=self.pos_embed.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to logits [B, num_classes]."""
+        """Classify images [B, C, H, W]: logits [B, num_classes]."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images to tokens after the final norm, [B, K + L', D]: the K class tokens, then the patches in order."""
+        """Return the tokens after the final norm, [B, K + L', D]: the K class tokens, then the patches in order."""
         tokens = self._embed(x)
         for block in self.layers:
             tokens = self._run(block, tokens)
         return self._finish(tokens)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens of forward_features to logits, or with pre_logits to what the head would see."""
+        """Turn the tokens of forward_features into logits, or with pre_logits into the head's input."""
         x = self._pool(x)
         if pre_logits:
             return x
@@ -292,11 +294,11 @@ class VisionMamba(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ):
-        """Features after chosen layers, on the full grid of patches also where tokens were fused.
+        """Return the features after chosen layers, on the full grid of patches even if tokens were fused.
 
         Args:
             x: Images, [B, C, H, W].
-            indices: The last n layers for an int, all for None, or these.
+            indices: Which layers: an int n for the last n, a list of layers, or None for all.
             return_prefix_tokens: Make each intermediate a pair (patches, class tokens [B, K, D]).
             norm: Apply the final norm to each.
             stop_early: Don't run the layers after the last one asked for.
@@ -328,7 +330,7 @@ class VisionMamba(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what forward_intermediates doesn't need for these indices; returns them, each at least 0."""
+        """Remove what forward_intermediates doesn't need for these indices; return them, counted from layer 0."""
         take, last = feature_take_indices(len(self.layers), indices)
         self.layers = self.layers[: last + 1]
         if prune_norm:
@@ -337,10 +339,10 @@ class VisionMamba(nn.Module):
             self.reset_classifier(0, "")
         return take
 
-    # the steps
+    # steps of the forward pass
 
     def _embed(self, images: Tensor, trace_source: bool = False) -> Tokens:
-        """Images to the sequence that enters the first layer."""
+        """Turn images into the tokens that enter the first layer."""
         x = self.patch_embed(images)
         B, M, _ = x.shape
         positions = class_token_positions(self.class_token, M)
@@ -350,7 +352,7 @@ class VisionMamba(nn.Module):
             x = torch.cat((x[:, :position], token.expand(B, -1, -1), x[:, position:]), dim=1)
         x = self.pos_drop(x + self.pos_embed)
         L = x.shape[1]
-        # Computed where the images are: a list that is copied to a GPU waits for it.
+        # Made on the images' device: copying a list to a GPU would wait for the GPU.
         cls_index = torch.empty(B, len(positions), dtype=torch.long, device=x.device)
         for k, position in enumerate(positions):
             cls_index[:, k] = position
@@ -368,7 +370,7 @@ class VisionMamba(nn.Module):
         return checkpoint(block, tokens) if recompute else block(tokens)
 
     def _finish(self, tokens: Tokens) -> Tensor:
-        """What leaves the last layer to normalised features, class tokens first."""
+        """Turn the tokens after the last layer into normalised features, class tokens first."""
         features = self.norm_f(tokens.residual + self.drop_path(tokens.hidden))
         return _class_tokens_first(features, tokens.cls_index)
 
@@ -384,19 +386,19 @@ class VisionMamba(nn.Module):
 
 
 def class_token_positions(class_token: str, num_patches: int) -> tuple[int, ...]:
-    """Places of the class tokens in the sequence of num_patches patches and themselves."""
+    """Return the positions of the class tokens in a sequence of num_patches patches and these class tokens."""
     return {"middle": (num_patches // 2,), "front": (0,), "double": (0, num_patches + 1), "none": ()}[class_token]
 
 
 def _take_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """Rows index [B, K] of x [B, L, D], as [B, K, D]."""
+    """Return the tokens of x [B, L, D] at index [B, K]: [B, K, D]."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def _class_tokens_first(x: Tensor, cls_index: Tensor) -> Tensor:
-    """Move the class tokens, wherever they are in each image, to the front; the others keep their order."""
+    """Move the class tokens, wherever they are in each image, to the front; the patches keep their order."""
     B, L = x.shape[:2]
-    # Places as keys, those of class tokens below all others: none are equal, so any sort keeps the order.
+    # Sort by position, with class tokens moved below all patches: no two keys are equal, so any sort keeps the order.
     keys = torch.arange(L, device=x.device).expand(B, -1).scatter_add(1, cls_index, torch.full_like(cls_index, -L))
     return _take_tokens(x, keys.argsort(dim=1))
 
@@ -413,16 +415,16 @@ def _shuffle(tokens: Tokens) -> Tokens:
 def resize_pos_embed(
     pos_embed: Tensor, grid_size: tuple[int, int], class_token: str, old_grid: tuple[int, int] | None = None
 ) -> Tensor:
-    """Resample a position embedding [1, L, D] for another grid; class tokens' rows are found and left at their places.
+    """Resample a position embedding for another grid of patches; the class tokens' rows don't change.
 
     Args:
         pos_embed: [1, L, D], rows in sequence order.
         grid_size: Patches of the new grid, (rows, columns).
-        class_token: Where the class tokens stand, as in VisionMamba.
+        class_token: Where the class tokens are, as in VisionMamba.
         old_grid: Patches of the old grid; a square if None.
 
     Raises:
-        ValueError: The rows are no grid's, or not the old one's.
+        ValueError: The number of rows doesn't fit old_grid, or a square if that is None.
     """
     num_classes = len(class_token_positions(class_token, 0))
     old_patches = pos_embed.shape[1] - num_classes
@@ -461,13 +463,13 @@ def checkpoint_filter_fn(state_dict: dict, model: VisionMamba) -> dict[str, Tens
     """Rename the keys of a published Vim checkpoint to ours, and resample its position embedding to the model's grid.
 
     Args:
-        state_dict: Published or our own keys, bare or in a `model` entry. Keys it doesn't know pass unchanged, so that
-            load_state_dict reports them. Beside `model`, `grid_size` (rows, columns) tells the position embedding's
-            grid of patches; without it, a length other than the model's is taken for a square.
+        state_dict: Published keys or ours, bare or in a `model` entry. Unknown keys pass unchanged, so that
+            load_state_dict reports them. Beside `model`, `grid_size` (rows, columns) is the position embedding's
+            grid of patches; without it, an embedding whose length isn't the model's is taken for a square.
         model: The model that will load the result.
 
     Raises:
-        ValueError: A grid_size, or a length of the position embedding, that is no grid's.
+        ValueError: grid_size is not two positive ints, or the position embedding's length doesn't fit its grid.
     """
     weights = state_dict.get("model", state_dict)
     old_grid = _saved_grid(state_dict) if "model" in state_dict else None
@@ -485,7 +487,7 @@ def checkpoint_filter_fn(state_dict: dict, model: VisionMamba) -> dict[str, Tens
 
 
 def _saved_grid(state_dict: dict) -> tuple[int, int] | None:
-    """The grid of patches that a checkpoint names, if it does."""
+    """Return the checkpoint's `grid_size`, None if it has none; raise ValueError unless it is two positive ints."""
     grid = state_dict.get("grid_size")
     if grid is None:
         return None

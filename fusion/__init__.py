@@ -1,9 +1,9 @@
-"""Token fusion for models that scan a sequence (Famba-V, arXiv 2409.09808).
+"""Fuse tokens in models that scan a sequence (Famba-V, arXiv 2409.09808).
 
     fusion.inject(model, fusion.plan("upper", depth=24, layer=4, tokens=8))
 
-`match` chooses the tokens, a plan says how many after each layer, `inject` puts both into a model, a `Method` changes
-how they fuse. `trace` looks on, `flops` counts what is left to compute.
+`match` chooses the tokens to fuse, a plan says how many after each layer, `inject` puts both into a model, and a
+`Method` changes how they fuse. `trace` records what was fused, `flops` counts the multiply-adds that are left.
 """
 
 from fusion.backends import BACKENDS, backend, use_backend

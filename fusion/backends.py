@@ -1,4 +1,4 @@
-"""Which implementation of matching and merging runs: PyTorch's operations, the definition, or one in C++ for CPUs."""
+"""Choose the implementation of matching and merging: the definition in PyTorch's operations, or C++ for CPUs."""
 
 from contextlib import contextmanager
 
@@ -13,10 +13,10 @@ _chosen = "auto"
 
 
 def use_backend(name: str) -> None:
-    """Choose the backend from now on: `auto` takes C++ where it is there, and the definition elsewhere.
+    """Choose the backend from now on: `auto` takes C++ for tensors on a CPU if it is available, else the definition.
 
     Raises:
-        ValueError: An unknown name, or a backend that can't run here; says what would mend it.
+        ValueError: The name is unknown, or the backend can't run here; says what would make it run.
     """
     global _chosen
     if name not in BACKENDS:
@@ -37,13 +37,13 @@ def backend(name: str):
         use_backend(before)
 
 
-@torch._dynamo.assume_constant_result  # torch.compile takes the choice as it is when it compiles
+@torch._dynamo.assume_constant_result  # torch.compile keeps the choice made when it compiles
 def _picked() -> str:
     return "reference" if _chosen == "reference" or cpu.unavailable() else "cpu"
 
 
 def in_one_operation(*tensors: Tensor) -> bool:
-    """Whether the operations in C++ take these; exported programs hold PyTorch's own operations."""
+    """Return whether C++ can process these tensors; exported programs are made of PyTorch's own operations."""
     if torch.compiler.is_exporting() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
         return False
     return all(tensor.device.type == "cpu" for tensor in tensors) and _picked() == "cpu"

@@ -1,4 +1,4 @@
-"""What a forward pass computes, counted: it follows the plan's token counts."""
+"""Count the multiply-adds of a forward pass from the plan's token counts."""
 
 import math
 
@@ -8,10 +8,10 @@ from fusion.injection import check_plan, injected_plan
 
 
 def cost(model: nn.Module) -> dict[str, int]:
-    """Multiply-adds of one image in a forward pass, by part of the model.
+    """Count the multiply-adds of one image in a forward pass, by part of the model.
 
-    With L tokens in a layer (each layer its own, by the plan), width D, inner channels E, states N, taps W, rank R,
-    and one or two directions:
+    With L tokens in a layer (by the plan, so L differs between layers), width D, inner channels E, states N, taps W,
+    rank R, and one or two directions:
 
         products      L (2 D E + E D) for in_proj and out_proj; each direction L (E (R + 2 N) + R E)
         convolution   each direction L E W
@@ -24,7 +24,7 @@ def cost(model: nn.Module) -> dict[str, int]:
     pixels without fusion comes to 1.5 G, as in the literature.
 
     Raises:
-        ValueError: the model's images became too small for the plan that was injected.
+        ValueError: the model's images have become too small for the plan that was injected.
     """
     plan = injected_plan(model)
     check_plan(plan, len(plan), model.patch_embed.num_patches)
@@ -45,7 +45,7 @@ def cost(model: nn.Module) -> dict[str, int]:
 
 
 def flops(model: nn.Module) -> int:
-    """Multiply-adds of one image in a forward pass; `cost` says what is counted."""
+    """Return the multiply-adds of one image in a forward pass; `cost` says what is counted."""
     return sum(cost(model).values())
 
 

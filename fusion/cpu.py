@@ -1,4 +1,4 @@
-"""Matching and merging in C++, for CPUs: each one operation, as fusion.matching defines them."""
+"""Match and merge in C++ on CPUs: one operation for each, as fusion.matching defines them."""
 
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from native import load_library
 
 @cache
 def unavailable() -> str | None:
-    """Why the operations can't run here, in one line; None if they can. Compiles at the first call."""
+    """Return in one line why the operations can't run here, None if they can. The first call compiles them."""
     try:
         # Products and sums are rounded one by one, as PyTorch's are.
         load_library(Path(__file__).parent, "fusion", flags=["-ffp-contract=off"])
@@ -50,7 +50,7 @@ def _register() -> None:
         return *gradients, None, None, None, None, None
 
     def backward_of_backward(ctx, hidden, residual):
-        """Merging is linear: the adjoint of its adjoint is merging."""
+        """Merge the gradients: merging is linear, so the adjoint of its adjoint is merging."""
         merged = torch.ops.vim.merge(hidden, residual, *ctx.saved_tensors, ctx.by_size)
         return *merged[:2], None, None, None, None, None
 

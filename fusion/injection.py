@@ -15,10 +15,10 @@ class TokenFusion(nn.Module):
     Takes and returns the model's tokens: a named tuple with hidden and residual [B, L, D], cls_index [B, K], size
     [B, L] and source [B, M] or None. One matching decides for hidden and residual alike.
 
-    There is nothing to learn or to save in it, so a checkpoint loads with or without fusion.
+    It has no parameters and no state, so a checkpoint loads with or without fusion.
 
     Attributes:
-        observe: Called with each Matching, where something wants to look on.
+        observe: Function that is called with each Matching, or None; `trace` sets it.
     """
 
     def __init__(self, r: int, method: Method = Method()) -> None:
@@ -41,7 +41,7 @@ class TokenFusion(nn.Module):
         )
 
     def _check(self, tokens: NamedTuple) -> None:
-        """Refuse to fuse fewer tokens than planned; ValueError."""
+        """Raise ValueError if there are too few tokens to fuse as many as planned."""
         patches = tokens.hidden.shape[1] - tokens.cls_index.shape[1]
         if self.r > patches // 2:
             raise ValueError(_too_many("this layer", patches, self.r) + ": inject a plan for images of this size")
@@ -63,18 +63,18 @@ class TokenFusion(nn.Module):
 
 
 def inject(model: nn.Module, plan: Sequence[int], method: Method = Method()) -> None:
-    """Make a model fuse tokens by a plan, in place of what it may have fused before.
+    """Make a model fuse tokens by a plan, replacing any plan injected before.
 
-    The model has `patch_embed.num_patches` and `layers`, each of which passes its tokens through its `fusion` at its
-    end. Where the plan says 0 that becomes an identity again: a plan of zeros takes fusion out.
+    The model has `patch_embed.num_patches` and `layers`; each layer ends by passing its tokens through its `fusion`.
+    If the plan says 0 for a layer, its `fusion` becomes an identity: a plan of zeros takes fusion out.
 
     Args:
-        plan: tokens to fuse after each layer.
+        plan: number of tokens to fuse after each layer.
         method: how they fuse.
 
     Raises:
-        ValueError: the plan does not fit the model: too long or short, negative, or more tokens in one layer than
-            half of those there. The model is then left as it was.
+        ValueError: the plan doesn't fit the model: its length isn't the number of layers, a number is negative, or a
+            layer would fuse more than half of its patch tokens. The model is then left unchanged.
     """
     check_plan(plan, len(model.layers), model.patch_embed.num_patches)
     for block, r in zip(model.layers, plan, strict=True):
@@ -82,12 +82,12 @@ def inject(model: nn.Module, plan: Sequence[int], method: Method = Method()) -> 
 
 
 def injected_plan(model: nn.Module) -> tuple[int, ...]:
-    """The plan that a model follows, zeros if it fuses nothing."""
+    """Return the plan that a model follows, zeros if it fuses nothing."""
     return tuple(block.fusion.r if isinstance(block.fusion, TokenFusion) else 0 for block in model.layers)
 
 
 def check_plan(plan: Sequence[int], depth: int, patches: int) -> None:
-    """Raise ValueError for a plan that does not fit a model of so many layers and patches."""
+    """Raise ValueError if the plan doesn't fit a model with `depth` layers and `patches` patches."""
     if len(plan) != depth:
         raise ValueError(f"the fusion plan has length {len(plan)}, the model depth {depth}")
     for layer, r in enumerate(plan):

@@ -1,8 +1,8 @@
-"""Which tokens fuse with which, and the fusing itself.
+"""Choose which tokens fuse with which, and fuse them.
 
-Bipartite soft matching (ToMe, arXiv 2210.09461, section 3) with what Famba-V (arXiv 2409.09808, section 3) needs in a
-state space model: survivors keep their order, because a scan reads a sequence, and class tokens stay apart wherever
-they stand.
+This is bipartite soft matching (ToMe, arXiv 2210.09461, section 3) with two additions of Famba-V (arXiv 2409.09808,
+section 3) for state space models: survivors keep their order, because a scan reads a sequence, and class tokens never
+fuse, wherever they are in it.
 """
 
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ from fusion.method import Method
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """How the L tokens of each of B images become L - r: decided by `match`, carried out by `merge`.
+    """Hold how the L tokens of each of B images become L - r; `match` makes it, `merge` applies it.
 
     Attributes:
-        source: [B, r], positions of the tokens that vanish, the strongest match first.
-        target: [B, r], positions of the tokens that take them in, pair by pair.
+        source: [B, r], positions of the tokens that vanish, the most similar pair's first.
+        target: [B, r], positions of the tokens that each of them fuses into.
         keep: [B, L - r], positions of the tokens that survive, in the order of the output: ascending, unless the
             method's order is `concat`.
-        index: [B, L], for every token its position after merging; a source has its target's.
+        index: [B, L], the position of every token after merging; a source has its target's.
         cls_index: [B, K], the class tokens' positions after merging, or None.
-        count: [B, L - r], how many tokens went into each of the merged ones.
-        rows: what `GroupSum` takes beside the tokens, computed once for all that is merged; None where the tokens merge
-            in one operation, and then made when it is needed.
+        count: [B, L - r], the number of tokens that each merged token is made of.
+        rows: the arguments of `GroupSum` beside the tokens, computed once for all tensors that are merged; None if C++
+            made the matching, and then computed when needed.
     """
 
     source: Tensor
@@ -40,7 +40,7 @@ class Matching:
     rows: tuple[Tensor, Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
 
     def merge(self, x: Tensor, size: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Replace every target by the mean of itself and its sources. The other survivors do not change by a bit.
+        """Replace every target by the mean of itself and its sources; other survivors stay the same to the last bit.
 
         Means are computed in fp32 or better: in fp16 the sum of a few tokens could already overflow.
 
@@ -49,25 +49,25 @@ class Matching:
             size: [B, L], the tokens' weights in the means; None weighs all the same.
 
         Returns:
-            [B, L - r, C]; with `size` given, that and the summed sizes [B, L - r].
+            [B, L - r, C]; if `size` is given, a pair of that and the summed sizes [B, L - r].
         """
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if size is None:
             return (self.group_sum(wide) / self.count.unsqueeze(-1)).to(x.dtype)
         total = self.group_sum(size)
-        share = size / total.gather(1, self.index)  # exactly 1 for a token that fuses with no other
+        share = size / total.gather(1, self.index)  # exactly 1 for a token that does not fuse
         return self.group_sum(wide * share.unsqueeze(-1).to(wide.dtype)).to(x.dtype), total
 
     def merge_both(
         self, hidden: Tensor, residual: Tensor, size: Tensor, by_size: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Merge two tensors of tokens, and sum their sizes: in one operation where there is one.
+        """Merge two tensors of tokens and sum the tokens' sizes, in one operation in C++ if it can run.
 
         Args:
             hidden: [B, L, C].
             residual: [B, L, C].
-            size: [B, L], the patches that each token stands for.
-            by_size: Weigh tokens in the means by it.
+            size: [B, L], the number of patches that each token stands for.
+            by_size: Weigh tokens in the means by their size.
 
         Returns:
             Both [B, L - r, C], and the summed sizes [B, L - r].
@@ -76,7 +76,7 @@ class Matching:
         if exact and in_one_operation(hidden, residual, size):
             positions = self.keep, self.source, self.index
             hidden, residual, total = torch.ops.vim.merge(hidden, residual, size, *positions, by_size)
-            return hidden, residual, total.detach()  # autograd takes all that an operation returns for differentiable
+            return hidden, residual, total.detach()  # autograd thinks every output is differentiable
         if by_size:
             return self.merge(hidden, size)[0], *self.merge(residual, size)
         return self.merge(hidden), self.merge(residual), self.group_sum(size)
@@ -92,7 +92,7 @@ class Matching:
         """Add every source to its target: [B, L, ...] -> [B, L - r, ...].
 
         Raises:
-            ValueError: x is not of the B images and L tokens that were matched.
+            ValueError: x doesn't have the B images and L tokens that were matched.
         """
         if x.shape[:2] != self.index.shape:
             raise ValueError(f"matched {tuple(self.index.shape)} tokens, cannot merge {tuple(x.shape[:2])}")
@@ -100,10 +100,10 @@ class Matching:
 
 
 class GroupSum(torch.autograd.Function):
-    """The rows `keep` of x, with the rows `source` added to the rows `target` of that; `index` is where each row went.
+    """Take the rows `keep` of x and add its rows `source` to rows `target` of those; `index` says where each row went.
 
-    Only whole rows move, forward and backward, and only the sources are added: several times faster than
-    scatter_reduce with an index for every element.
+    Only whole rows move, forward and backward, and only the sources are added: this is several times faster than
+    scatter_reduce, which needs an index for every element.
     """
 
     @staticmethod
@@ -124,15 +124,15 @@ class GroupSum(torch.autograd.Function):
 def match(metric: Tensor, r: int, cls_index: Tensor | None = None, method: Method = Method()) -> Matching:
     """Find in each image the r tokens that are most similar to another one, to be fused into it.
 
-    Class tokens aside, the 1st, 3rd, 5th, ... token can vanish and the 2nd, 4th, 6th, ... can take others in. Each of
-    the former points at the latter it is most similar to; the r most similar pairs fuse. No gradient passes through
-    the choice.
+    Class tokens aside, the 1st, 3rd, 5th, ... token is a possible source, and the 2nd, 4th, 6th, ... a possible target.
+    Each possible source is paired with the target that is most similar to it, and the r most similar pairs fuse. No
+    gradient passes through the choice.
 
     Args:
-        metric: [B, L, D], what to compare tokens by. Compared in fp32 or better, under autocast too.
-        r: tokens to fuse, clipped to half of the tokens that are not class tokens, rounded down.
-        cls_index: [B, K], the class tokens' positions, all different, in any order; None for none.
-        method: its distance, order and match are used here.
+        metric: [B, L, D], the vectors by which tokens are compared, in fp32 or better, under autocast too.
+        r: number of tokens to fuse, at most half of the tokens that are not class tokens, rounded down.
+        cls_index: [B, K], the class tokens' positions, all different, in any order; None if there are none.
+        method: how to compare and order tokens: its distance, order and match are used.
 
     Raises:
         ValueError: r is negative.
@@ -166,7 +166,7 @@ def match(metric: Tensor, r: int, cls_index: Tensor | None = None, method: Metho
 
 
 def _similarity(metric: Tensor, a: Tensor, b: Tensor, method: Method) -> Tensor:
-    """How similar each token at a [B, n] is to each at b [B, m]: [B, n, m], larger for more similar."""
+    """Return how similar each token at a [B, n] is to each at b [B, m]: [B, n, m], larger for more similar."""
     if method.match == "random":
         return torch.rand(*a.shape, b.shape[1], device=metric.device)
     with torch.autocast(metric.device.type, enabled=False):
@@ -176,7 +176,7 @@ def _similarity(metric: Tensor, a: Tensor, b: Tensor, method: Method) -> Tensor:
             unit = F.normalize(metric.double() if metric.is_cpu else metric, dim=-1)
             return (_take(unit, a) @ _take(unit, b).mT).to(metric.dtype)
         norm = {"l1": 1.0, "l2": 2.0}[method.distance]
-        # By products, as it would be for speed, the distance of two near tokens is lost to rounding.
+        # The faster way, by matrix products, would lose the distance of two near tokens to rounding.
         return -torch.cdist(_take(metric, a), _take(metric, b), norm, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -184,8 +184,8 @@ def _strongest_pairs(similarity: Tensor, a: Tensor, b: Tensor, r: int) -> tuple[
     """Choose the r most similar pairs of a position from a [B, n] and one from b [B, m].
 
     Returns:
-        Those from a and those from b [B, r], the most similar pair first, and what is left of a [B, n - r], the most
-        similar to anything first.
+        The pairs' positions from a and from b, both [B, r], the most similar pair first; and the rest of a [B, n - r],
+        in falling order of its largest similarity.
     """
     strongest, nearest = similarity.max(dim=-1)
     by_strength = strongest.argsort(dim=1, descending=True, stable=True)
@@ -194,12 +194,12 @@ def _strongest_pairs(similarity: Tensor, a: Tensor, b: Tensor, r: int) -> tuple[
 
 
 def _put_back(protected: Tensor, others: Tensor, r: int) -> Tensor:
-    """Put the protected positions [B, K] between the others [B, n], each r places before where it stood, or first."""
+    """Insert the protected positions [B, K] into the others [B, n], each r places further to the front, or first."""
     B, K = protected.shape
     length = others.shape[1] + K
     ascending = protected.sort(dim=1).values
     rank = torch.arange(K, device=protected.device)
-    # Those that would share a place stand side by side.
+    # Positions that would get the same place get neighbouring ones.
     place = ((ascending - r).clamp(min=0) - rank).cummax(dim=1).values + rank
     keep = torch.empty(B, length, dtype=torch.long, device=protected.device).scatter_(1, place, ascending)
     return keep.scatter_(1, positions_without(place, length), others)
@@ -209,7 +209,7 @@ def positions_without(excluded: Tensor, length: int) -> Tensor:
     """Return the positions below length that are not in excluded [B, n], all different, ascending: [B, length - n]."""
     B, n = excluded.shape
     mask = torch.zeros(B, length, dtype=torch.uint8, device=excluded.device).scatter_(1, excluded, 1)
-    return mask.argsort(dim=1, stable=True)[:, : length - n]  # unlike nonzero, never waits for a GPU
+    return mask.argsort(dim=1, stable=True)[:, : length - n]  # unlike nonzero, this never waits for a GPU
 
 
 def _take(x: Tensor, positions: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ def _take(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _rows_of_all(keep: Tensor, source: Tensor, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rows of survivors and of sources before merging; of targets, and where every token goes, after it."""
+    """Return the rows of survivors and sources before merging, and of targets and every token after it."""
     L, left = index.shape[1], keep.shape[1]
     return _rows(keep, L), _rows(source, L), _rows(index.gather(1, target), left), _rows(index, left)
 

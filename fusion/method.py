@@ -1,8 +1,8 @@
-"""How tokens fuse: the paper's way, and one thing changed at a time for ablations."""
+"""Define how tokens fuse: the paper's method, and alternatives to each of its choices for ablations."""
 
 from dataclasses import dataclass, fields
 
-# The first of each is the default and Famba-V's own (arXiv 2409.09808, section 3).
+# The first of each is the default, and Famba-V's choice (arXiv 2409.09808, section 3).
 CHOICES = {
     "average": ("mean", "size"),
     "metric": ("hidden", "residual", "input"),
@@ -15,7 +15,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Method:
-    """How the tokens of a layer are compared, paired and fused.
+    """Choose how the tokens of a layer are compared, paired and fused.
 
     Attributes:
         average: A fused token is the plain `mean` of its parts, or weighs each by its `size`, the number of patches
@@ -23,14 +23,14 @@ class Method:
         metric: Tokens are compared by `hidden`, the output of the layer's mixer, by `residual`, the sum that came
             into the layer, or by `input`, the sum of both that goes into the next layer.
         distance: Similarity is the `cosine`, or minus the `l2` or `l1` distance of the vectors as they are.
-        order: `keep` leaves survivors in sequence order; `concat` puts first the tokens that could have vanished but
-            did not, by falling similarity, then those that take others in, as ToMe leaves them. A class token then
-            moves r places to the front, or as many as there are.
+        order: `keep` leaves survivors in sequence order; `concat` puts first the possible sources that were not fused,
+            by falling similarity, and then the possible targets, as ToMe leaves them. A class token then moves r places
+            to the front, or to the first place if there are fewer.
         reduce: `fuse` averages a token into its target, `prune` drops it.
-        match: The most `similar` pairs fuse, or `random` ones, the control.
+        match: The most `similar` pairs fuse, or `random` ones, as a control.
 
     Raises:
-        ValueError: A choice that is unknown, or without effect beside another one.
+        ValueError: A choice is unknown, or has no effect in combination with another one.
     """
 
     average: str = "mean"
@@ -52,5 +52,5 @@ class Method:
 
     @property
     def is_default_matching(self) -> bool:
-        """Whether the most similar pairs by the cosine fuse, and survivors keep their order."""
+        """Return whether the most similar pairs by the cosine fuse, and survivors keep their order."""
         return (self.distance, self.order, self.match) == ("cosine", "keep", "similar")

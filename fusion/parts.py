@@ -1,27 +1,27 @@
-"""Groups of patches on the grid: their contiguous parts, and colours that tell neighbours apart."""
+"""Find the contiguous parts of groups of patches on the grid, and colours that tell neighbours apart."""
 
 import numpy as np
 from scipy.ndimage import label
 
 
 def groups_of_several(groups: np.ndarray) -> list[int]:
-    """The groups that hold more than one patch, in order; groups [rows, columns] holds each patch's group."""
+    """Return the groups of more than one patch, in order; groups [rows, columns] holds each patch's group."""
     return [int(group) for group, patches in zip(*np.unique(groups, return_counts=True), strict=True) if patches > 1]
 
 
 def parts(groups: np.ndarray, group: int) -> list[np.ndarray]:
-    """The parts of a group whose patches touch by their sides, each as its patches' (row, column), [patches, 2]."""
+    """Return a group's parts, whose patches touch by their sides: of each the patches' (row, column), [patches, 2]."""
     labelled, count = label(groups == group)
     return [np.argwhere(labelled == part) for part in range(1, count + 1)]
 
 
 def middle(part: np.ndarray) -> np.ndarray:
-    """The patch of a part that is closest to its centre: (row, column)."""
+    """Return the patch of a part that is closest to its centre: (row, column)."""
     return part[((part - part.mean(axis=0)) ** 2).sum(axis=1).argmin()]
 
 
 def colour_numbers(groups: np.ndarray) -> dict[int, int]:
-    """A number for each group of several patches, as small as can be and other than those of its neighbours.
+    """Number the groups of several patches so that neighbours differ, with numbers as small as possible.
 
     Neighbours touch by a side or a corner. Groups with the most neighbours choose first (Welsh and Powell, 1967).
     """
@@ -34,7 +34,7 @@ def colour_numbers(groups: np.ndarray) -> dict[int, int]:
 
 
 def _neighbours(groups: np.ndarray) -> dict[int, set[int]]:
-    """For each group of several patches the others of that kind that it touches."""
+    """Return for each group of several patches the groups of several patches that it touches."""
     found = {group: set() for group in groups_of_several(groups)}
     rows, columns = groups.shape
     for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):

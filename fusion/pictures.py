@@ -1,4 +1,4 @@
-"""Figures of what fusion does to an image, drawn by matplotlib in colours that colour-blind readers tell apart."""
+"""Draw what fusion does to an image, with matplotlib, in colours that colour-blind readers can tell apart."""
 
 from collections.abc import Sequence
 from textwrap import fill
@@ -16,11 +16,11 @@ from fusion.parts import colour_numbers, groups_of_several, middle, parts
 from fusion.tracing import Trace, redundancy, similarity, trace
 
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")  # Okabe and Ito
-# More than seven only where that many groups touch one another.
+# More than seven are used only if that many groups touch one another.
 GROUP_COLOURS = (*PALETTE, "#FFFFFF", "#882255", "#44AA99", "#999933", "#661100", "#AA4499", "#888888")
 SIMILARITY_COLOURS = "cividis"
-POINTS = 72  # in an inch
-PANEL_INCHES, CELL_INCHES = 2.4, 0.16  # the least sizes of a picture's panel and of a patch in it
+POINTS = 72  # per inch
+PANEL_INCHES, CELL_INCHES = 2.4, 0.16  # smallest sizes of a picture's panel and of a patch in it
 GROUPS_CAPTION = (
     "Each outline surrounds patches that are one token by now, in their mean colour. Outlines with the same number in "
     "a panel are one token too. Everything else is still a token for each patch."
@@ -28,12 +28,12 @@ GROUPS_CAPTION = (
 
 
 def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str, Figure]:
-    """Draw what a model's fusion does to an image: groups, similarity and tokens, by name; the middle one if none fuse.
+    """Draw what fusion does to an image: groups, similarity and tokens, by name; similarity alone if no tokens fuse.
 
     Args:
         model: With `layers`, `patch_embed.grid_size`, and the mean and std of its images in `default_cfg`.
         image: As the model takes it, [C, H, W].
-        layers: After which layers to draw the groups.
+        layers: Layers after which to draw the groups.
     """
     record = traced(model, image.unsqueeze(0))
     similarities = {"similarity": draw_similarity(record)}
@@ -44,7 +44,7 @@ def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str
 
 
 def denormalised(model: nn.Module, images: Tensor) -> Tensor:
-    """What images [..., C, H, W], normalised for a model, look like: [..., 3, H, W] on the CPU, from 0 to 1."""
+    """Undo a model's normalisation of images [..., C, H, W]: [..., 3, H, W] on the CPU, from 0 to 1."""
     mean, std = (torch.tensor(model.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
     if images.shape[-3] == 1:
         mean, std = mean.mean(), std.mean()
@@ -52,22 +52,22 @@ def denormalised(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def three_depths(model: nn.Module) -> list[int]:
-    """Layers to draw where none are asked for: a third, two thirds and all of the way through those that fuse."""
+    """Return the layers to draw by default: one third, two thirds and all of the way through the layers that fuse."""
     fusing = [i for i, block in enumerate(model.layers) if isinstance(block.fusion, TokenFusion)]
     among = fusing or list(range(len(model.layers)))
     return sorted({among[-(-len(among) * third // 3) - 1] for third in (1, 2, 3)})
 
 
 def draw_groups(image: Tensor, trace: Trace, layers: Sequence[int], grid_size: tuple[int, int]) -> Figure:
-    """The image, and for each layer the image with every fused group in its mean colour, outlined and explained.
+    """Draw the image, and for each layer the image with every fused group outlined and in its mean colour.
 
-    Groups that touch have different colours; parts of a group that don't touch have one number.
+    Groups that touch have different colours; parts of one group that don't touch have the same number.
 
     Args:
-        image: [3, H, W] in [0, 1], the one that was traced, first of its batch. Patches that were pruned are drawn with
-            those that they were most similar to.
+        image: [3, H, W] in [0, 1], the first of the traced batch. A pruned patch is drawn with the patch that it was
+            most similar to.
         trace: Of a forward pass with the image.
-        layers: After which layers.
+        layers: Layers after which to draw the groups.
         grid_size: Patches of the model, (rows, columns).
     """
     cell = max(PANEL_INCHES / max(grid_size), CELL_INCHES)
@@ -87,7 +87,7 @@ def draw_groups(image: Tensor, trace: Trace, layers: Sequence[int], grid_size: t
 
 
 def draw_similarity(trace: Trace) -> Figure:
-    """For each layer a map of the cosine between every two tokens of the first image, before it fuses."""
+    """Draw for each layer a map of the cosine between every two tokens of the first image, before they fuse."""
     maps = [similarity(tokens)[0].numpy() for tokens in trace.before]
     columns = min(6, len(maps))
     rows = -(-len(maps) // columns)
@@ -103,7 +103,7 @@ def draw_similarity(trace: Trace) -> Figure:
 
 
 def draw_counts(counts: dict[str, Sequence[int]]) -> Figure:
-    """Tokens before layer 0 and after each layer, one stepped line for each name."""
+    """Draw the tokens before layer 0 and after each layer, one stepped line for each name."""
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
     axis = figure.subplots()
     for (name, values), colour in zip(counts.items(), PALETTE, strict=False):
@@ -118,7 +118,7 @@ def draw_counts(counts: dict[str, Sequence[int]]) -> Figure:
 
 
 def draw_redundancy(values: Tensor) -> Figure:
-    """How alike patches are after each layer, over many images: median, and the middle half of the images.
+    """Draw how alike patches are after each layer, over many images: the median and the middle half of the images.
 
     Args:
         values: `redundancy` of every layer and image, [layers, images].
@@ -138,7 +138,7 @@ def draw_redundancy(values: Tensor) -> Figure:
 
 @torch.no_grad()
 def traced(model: nn.Module, images: Tensor) -> Trace:
-    """The trace of one forward pass in evaluation, on the CPU for drawing; the model is left as it was."""
+    """Trace one forward pass in evaluation mode; the trace is on the CPU for drawing, the model is left as it was."""
     training = model.training
     model.eval()
     with trace(model) as record:
@@ -180,7 +180,7 @@ def _fill(pixels: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _outline(axis: Axes, groups: np.ndarray, size: tuple[int, int]) -> None:
-    """Draw each patch's sides where its neighbour is of another group: a group of several patches in one colour."""
+    """Outline each group of several patches in one colour: draw a patch's sides that border on another group."""
     step_y, step_x = size[0] / groups.shape[0], size[1] / groups.shape[1]
     colours = {group: GROUP_COLOURS[n % len(GROUP_COLOURS)] for group, n in colour_numbers(groups).items()}
     padded = np.pad(groups, 1, constant_values=-1)
@@ -206,7 +206,7 @@ def _outline(axis: Axes, groups: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def _number(axis: Axes, groups: np.ndarray, size: tuple[int, int], cell_points: float) -> None:
-    """Write one number into every part of a group that lies in several parts."""
+    """Write the same number into every part of a group that has several parts."""
     step_y, step_x = size[0] / groups.shape[0], size[1] / groups.shape[1]
     scattered = [found for group in groups_of_several(groups) if len(found := parts(groups, group)) > 1]
     for number, found in enumerate(scattered, start=1):
@@ -224,7 +224,7 @@ def _number(axis: Axes, groups: np.ndarray, size: tuple[int, int], cell_points: 
 
 
 def _per_pixel(groups: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The group of every pixel, for patches that tile the image or overlap (then of the grid's cell it lies in)."""
+    """Return the group of every pixel; if patches overlap, that of the grid's cell that the pixel is in."""
     rows = np.arange(size[0]) * groups.shape[0] // size[0]
     columns = np.arange(size[1]) * groups.shape[1] // size[1]
     return groups[rows[:, None], columns]

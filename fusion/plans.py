@@ -1,7 +1,7 @@
-"""Strategies and plans: after which layers tokens fuse, and how many.
+"""Make plans: after which layers tokens fuse, and how many.
 
-A plan is a tuple with one int a layer, the number of tokens to fuse after it. Strategies make plans (Famba-V,
-arXiv 2409.09808, section 3); any other tuple of the right length is as good a plan.
+A plan is a tuple with one int for each layer, the number of tokens to fuse after it. Strategies make plans (Famba-V,
+arXiv 2409.09808, section 3), but any tuple of the right length is a plan too.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _FUSING_LAYERS = {
 }
 STRATEGIES = tuple(_FUSING_LAYERS)
 
-# Weight of a layer by its place among those that fuse, 0 for the first to 1 for the last (as ToMe, arXiv 2210.09461).
+# Weight of a layer by its place among those that fuse, from 0, the first, to 1, the last (as ToMe, arXiv 2210.09461).
 _WEIGHTS = {
     "constant": lambda place: 1.0,
     "decreasing": lambda place: 1.0 - place,
@@ -41,15 +41,15 @@ def plan(
     Args:
         strategy: `no`; `all`, every layer; `interleaved` or `alternate`, layers 1, 3, 5, ...; `lower`, the layers
             below `layer`; `upper`, `layer` and those above it. Layers count from 0.
-        layer: for `lower` (1 to depth) and `upper` (0 to depth - 1), and for these alone.
-        tokens: tokens to fuse after each of the strategy's layers, on average where the schedule isn't constant; 0
-            for `no` or where a total is given.
+        layer: the layer of `lower` (1 to depth) or `upper` (0 to depth - 1); None for any other strategy.
+        tokens: tokens to fuse after each of the strategy's layers, on average if the schedule isn't constant; 0 for
+            `no` or if a total is given.
         total: tokens to fuse in all layers together, so that strategies compare at one budget.
-        schedule: how they are shared out over the strategy's layers: `constant`; `decreasing`, in a straight line from
-            twice the average to nothing; `increasing`, the other way round.
+        schedule: how the tokens are shared out over the strategy's layers: `constant`; `decreasing`, in a straight line
+            from twice the average to nothing; `increasing`, the other way round.
 
     Raises:
-        ValueError: an unknown strategy, or one with a layer or a number of tokens that would change nothing.
+        ValueError: the strategy or schedule is unknown, the layer doesn't fit it, or an argument has no effect.
     """
     _check(strategy, depth, layer, tokens, total, schedule)
     fusing = _FUSING_LAYERS[strategy](depth, layer)
@@ -59,7 +59,7 @@ def plan(
 
 
 def parse_plan(text: str, depth: int) -> tuple[int, ...]:
-    """Read a plan written as numbers between commas; ValueError unless there is one of at least 0 for each layer."""
+    """Parse a plan written as numbers between commas; raise ValueError unless each layer has one of at least 0."""
     try:
         amounts = tuple(int(number) for number in text.split(","))
     except ValueError:
@@ -72,17 +72,17 @@ def parse_plan(text: str, depth: int) -> tuple[int, ...]:
 
 
 def total_to_keep(share: float, patches: int) -> int:
-    """How many tokens to fuse in all so that this share of the patches is left at the end, rounded to whole tokens."""
+    """Return the total of tokens to fuse so that this share of the patches is left, rounded to whole tokens."""
     return patches - round(share * patches)
 
 
 def largest(make_plan: Callable[[int], Sequence[int]], patches: int) -> int:
-    """Return the largest amount, tokens of a layer or in all, of which the plan fits a model of so many patches."""
+    """Return the largest amount (tokens of a layer, or in all) whose plan fits so many patches; 0 if none does."""
     return max((amount for amount in range(1, patches) if _fits(make_plan(amount), patches)), default=0)
 
 
 def token_counts(plan: Sequence[int], length: int) -> tuple[int, ...]:
-    """Return sequence lengths under a plan, from `length` before layer 0 to what is left after the last one."""
+    """Return sequence lengths under a plan, from `length` before layer 0 to the length after the last layer."""
     return tuple(accumulate(plan, lambda left, fused: left - fused, initial=length))
 
 
@@ -92,7 +92,7 @@ def format_counts(counts: Sequence[int]) -> str:
 
 
 def _fits(plan: Sequence[int], patches: int) -> bool:
-    """Whether no layer fuses more than half of the patches' tokens that it has."""
+    """Return whether no layer fuses more than half of its patch tokens."""
     return all(2 * fused <= left for fused, left in zip(plan, token_counts(plan, patches), strict=False))
 
 

@@ -1,4 +1,4 @@
-"""Look on while a model fuses: what went into each layer's tokens."""
+"""Record which patches each token is made of while a model fuses."""
 
 import math
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from fusion.matching import Matching, positions_without
 
 
 class Trace:
-    """What the last forward pass inside `trace` did.
+    """Hold a record of the last forward pass inside `trace`.
 
     Attributes:
-        before: For each layer that ran, the model's tokens as its mixer left them.
-        after: For each, the model's tokens after its fusion, with `source`.
-        matchings: For each its Matching, None where it fuses nothing.
+        before: The model's tokens after each layer's mixer, before its fusion, for the layers that ran.
+        after: The model's tokens after each layer's fusion, with `source`.
+        matchings: The Matching of each layer, None if it fuses nothing.
     """
 
     def __init__(self) -> None:
@@ -28,19 +28,19 @@ class Trace:
         self._matching: Matching | None = None
 
     def groups(self, layer: int) -> Tensor:
-        """For every original patch, row by row, the position of the token that it is in after a layer: [B, M].
+        """Return for every original patch, row by row, the position of its token after a layer: [B, M].
 
-        A pruned patch is counted to the token that it was most similar to.
+        A pruned patch counts as part of the token that it was most similar to.
         """
         return self.after[layer].source
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Sequence lengths, before layer 0 and after each."""
+        """Return the sequence lengths before layer 0 and after each layer."""
         return tuple(tokens.hidden.shape[1] for tokens in (self.before[0], *self.after))
 
     def _start(self, _: nn.Module, inputs: tuple[NamedTuple]) -> tuple[NamedTuple]:
-        """Forget the pass before, and let the tokens carry where each patch is."""
+        """Forget the previous pass, and add to the tokens where each patch is."""
         for recorded in (self.before, self.after, self.matchings):
             recorded.clear()
         (tokens,) = inputs
@@ -60,15 +60,15 @@ class Trace:
 
 @contextmanager
 def trace(model: nn.Module) -> Iterator[Trace]:
-    """Record the forward passes of a model inside this context; outside of it nothing is kept and nothing costs.
+    """Record a model's forward passes inside this context; outside of it nothing is recorded, and nothing costs time.
 
-    With gradient checkpointing the backward pass runs layers again: it belongs outside.
+    With gradient checkpointing the backward pass runs layers again, so call it outside of the context.
 
     Args:
-        model: as for `inject`; its layers are called one after the other with the tokens alone.
+        model: as for `inject`; its layers are called one after the other, with the tokens as their only argument.
 
     Raises:
-        RuntimeError: The model is traced already.
+        RuntimeError: The model is being traced already.
     """
     record = Trace()
     fusing = [block.fusion for block in model.layers if isinstance(block.fusion, TokenFusion)]
@@ -88,15 +88,15 @@ def trace(model: nn.Module) -> Iterator[Trace]:
 
 
 def similarity(tokens: NamedTuple) -> Tensor:
-    """Cosine between the tokens of each image, by what the paper compares, hidden: [B, L, L]."""
+    """Return the cosines between the tokens of each image, by `hidden` as in the paper: [B, L, L]."""
     unit = torch.nn.functional.normalize(tokens.hidden.float(), dim=-1)
     return unit @ unit.mT
 
 
 def redundancy(tokens: NamedTuple) -> Tensor:
-    """How alike an image's patches are: each one's cosine to the patch most like it, averaged over them, [B].
+    """Return how alike an image's patches are: the mean of each one's cosine to the patch most similar to it, [B].
 
-    NaN where there is but one.
+    NaN if there is only one patch.
     """
     patches = positions_without(tokens.cls_index, tokens.hidden.shape[1])
     if patches.shape[1] < 2:
