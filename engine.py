@@ -1,6 +1,6 @@
-"""One epoch of training, one evaluation: the two loops, and what they measure.
+"""Train for one epoch, and evaluate once: the two loops and their measurements.
 
-On a GPU no step waits for the one before: numbers stay on the device and are read once in a while, all at a time.
+On a GPU no step waits for the one before: numbers stay on the device and are read every few steps, all at once.
 """
 
 import time
@@ -49,37 +49,39 @@ def train_one_epoch(
     """Train on every batch of the loader once.
 
     Args:
-        model: Images [B, C, H, W] to logits [B, classes]; wrapped for several processes where there are.
+        model: Maps images [B, C, H, W] to logits [B, classes]; with several processes, wrapped in
+            DistributedDataParallel.
         objective: Gives the loss of a model on images and their targets.
-        loader: Batches of images and labels [B]; those that are left, where sums has steps already.
+        loader: Batches of images and labels [B]; only the remaining ones if sums has steps already.
         optimizer: Steps once a batch.
         world: This process among all.
         epoch: Its number.
-        seed: With epoch, step and rank it decides all that is random in a step.
-        sums: What the epoch has summed up before an interruption; goes on here.
+        seed: Determines, together with epoch, step and rank, everything that is random in a step.
+        sums: The epoch's running sums from before an interruption; they are continued here.
         after_step: Called after each step; its time counts neither as training nor as waiting.
         mixup: Mixes images and turns labels into targets [B, classes].
-        ema: Average of the weights, updated every step that changes them.
-        autocast: What mixed precision computes in; None for fp32.
-        scaler: Scales the loss, for fp16; steps that are lost while it finds its scale don't count as bad.
+        ema: Average of the weights, updated by every step that changes them.
+        autocast: Type in which mixed precision computes; None for fp32.
+        scaler: Scales the loss, for fp16; steps skipped while it finds its scale don't count as bad.
         clip_grad: Largest norm of the gradient.
-        accumulate: Parts of a batch that go through the model one after the other, in as much less memory.
-        train_mode: False leaves dropout and stochastic depth out.
-        bad_steps: What happens where a loss or a gradient is not finite.
-        whole_batch: Images of a batch where none is broken, if broken ones are left out. The others then weigh the same
-            whichever process has them, and where one has none, all skip the step.
-        read_every: Steps after which their numbers are read; steps_between_readings if None.
+        accumulate: Number of parts of a batch that go through the model one after another, to save memory.
+        train_mode: If False, dropout and stochastic depth are off.
+        bad_steps: What to do if a loss or a gradient is not finite.
+        whole_batch: If broken images are left out, the images of a batch without broken ones; else None. The images
+            that are left weigh the same on every process; if one process has none, all skip the step.
+        read_every: Number of steps after which their numbers are read; steps_between_readings if None.
         memory: Its peak is reset here and read at the end.
 
     Returns:
-        train_loss and train_grad_norm (means over steps; what is not finite stays out, and where nothing is finite it
-        is 0), skipped_steps, lr (the last step's, of the layers that have the largest), train_seconds, data_seconds
-        (spent waiting for images), images_per_second, peak_memory_mb and training_memory_mb; sums and maxima over all
-        processes.
+        train_loss (mean over images) and train_grad_norm (mean over steps), both over finite values only and 0 if there
+        are none; skipped_steps; lr (of the last step; the largest of all layers); train_seconds; data_seconds (spent
+        waiting for images); images_per_second; peak_memory_mb and training_memory_mb. Losses and images are summed
+        over all processes; seconds and memory are the largest of any process.
 
     Raises:
-        FloatingPointError: More bad steps than allowed; names the step, its loss and the like. It comes when that
-            step is read.
+        FloatingPointError: There are more bad steps than allowed; the message names the step and its loss. It is raised
+            when that step is read, which may be some steps later.
+        OSError: The loader gave no batch, or no image could be read.
     """
     model.train(train_mode)
     memory.reset()
@@ -101,7 +103,7 @@ def train_one_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), dtype=torch.float64, device=world.device)
         for part, last in _parts(images, targets, accumulate):
-            # Processes average their gradients in the last part alone.
+            # Processes average their gradients only in the last part.
             with nullcontext() if last or world.size == 1 else model.no_sync():
                 with _autocast(world.device, autocast):
                     part_loss = objective(model, *part) * (len(part[0]) / len(images))
@@ -121,7 +123,7 @@ def train_one_epoch(
         sums.seconds = time.perf_counter() - start
         after_step()
         waiting_since = time.perf_counter()
-        start = waiting_since - sums.seconds  # what is done after a step, such as saving, is no training
+        start = waiting_since - sums.seconds  # time spent after a step, such as for saving, is not training time
     if not sums.steps:
         raise OSError("the training data gave no batch")
     if sums.broken == sums.steps * world.size * (whole_batch or 0) > 0:
@@ -150,7 +152,7 @@ def train_one_epoch(
 def _weighed(
     batches: Iterable, whole: int | None, world: World, sums: EpochSums, after_step: Callable[[], None]
 ) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Batches, each with what its mean loss weighs before processes average their gradients."""
+    """Yield batches, each with the weight of its mean loss before processes average their gradients."""
     for images, labels in batches:
         if whole is None:
             yield images, labels, 1.0
@@ -165,7 +167,7 @@ def _weighed(
 
 
 def mix(mixup: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix a batch; one of odd length, which Mixup can't pair, goes without its last image unless it has only one."""
+    """Mix a batch. Mixup needs pairs: an odd batch loses its last image, and a single image is doubled."""
     if len(images) % 2:
         if len(images) == 1:
             images, labels = images.repeat(2, 1, 1, 1), labels.repeat(2)
@@ -175,7 +177,7 @@ def mix(mixup: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts(images: Tensor, targets: Tensor, count: int) -> Iterator[tuple[tuple[Tensor, Tensor], bool]]:
-    """A batch in so many parts, or as many as it has images, each with whether it is the last."""
+    """Split a batch into `count` parts, or one an image if it has fewer; yield each with whether it is the last."""
     count = min(count, len(images))
     parts = zip(images.tensor_split(count), targets.tensor_split(count), strict=True)
     for number, part in enumerate(parts, start=1):
@@ -195,18 +197,21 @@ def evaluate(
     """Classify every image of the loader.
 
     Args:
-        model: Images [B, C, H, W] to logits [B, classes], unwrapped.
+        model: Maps images [B, C, H, W] to logits [B, classes]; not wrapped.
         loader: Batches of images and labels [B].
         world: This process among all.
-        autocast: What mixed precision computes in; None for fp32.
-        shared_out: Each process has its own part of the images: sum over processes.
+        autocast: Type in which mixed precision computes; None for fp32.
+        shared_out: Whether each process has only its own part of the images, so that scores are summed over them.
         label: Shown with the progress.
 
     Returns:
-        loss, acc1 and acc5 (percent), seconds.
+        loss (mean over images), acc1 and acc5 (percent), seconds.
+
+    Raises:
+        OSError: There was no image to classify.
     """
     model.eval()
-    seed_all(0)  # a model that is random here too says the same every time
+    seed_all(0)  # a model that is random in evaluation too gives the same scores every time
     start = time.perf_counter()
     images_seen = 0
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
@@ -219,7 +224,7 @@ def evaluate(
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         top1, top5 = accuracy(logits, labels, topk=(1, 5))
-        # Whole images, so that the sum is the same however they are shared out to batches and processes.
+        # Count whole images, so that the sum doesn't depend on how batches and processes share them out.
         counts = (percent.double() / 100 * len(images) for percent in (top1, top5))
         sums += torch.stack([loss.double(), *(count.round() for count in counts)])
         images_seen += len(images)

@@ -17,7 +17,7 @@ from training.settings.command_line import parse_args
 from training.settings.failure import check_known, in_one_line
 
 if __name__ == "__main__":
-    parse_args()  # a wrong flag, or --help, is answered before PyTorch's import, which takes seconds
+    parse_args()  # answer --help or a wrong flag before importing PyTorch, which takes seconds
     prepare_threads()
 
 import torch
@@ -51,7 +51,7 @@ from training.state import checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
-    with ExitStack() as held:  # what nobody else may use meanwhile: the output directory
+    with ExitStack() as held:  # holds the lock on the output directory
         with in_one_line():
             settings, saved = read_settings(argv)
             check_names(settings)
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
                 relaunch(settings.world_size, settings.dist_url)
             ssm.use_backend(settings.scan_backend)
             fusion.use_backend("reference" if settings.scan_backend == "reference" else "auto")
-            random_seed(settings.seed)  # the same weights on every process, and so the same averages of them
+            random_seed(settings.seed)  # the same weights on every process, and so the same average of them
             model = new_model(settings)
 
         with in_one_line(met_by="machine"):
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_settings(argv: list[str] | None) -> tuple[Settings, dict | None]:
-    """Parse the command line; to evaluate a checkpoint, over its run's settings, with the checkpoint."""
+    """Parse the command line; for --eval, over the settings of the checkpoint's run, and return the checkpoint too."""
     settings = parse_args(argv)
     if not settings.eval:
         return settings, None
@@ -98,7 +98,7 @@ def read_settings(argv: list[str] | None) -> tuple[Settings, dict | None]:
 
 
 def check_names(settings: Settings) -> None:
-    """Find misspelt names before anything is built; ValueError with the nearest ones."""
+    """Check names and flags before anything is built; raise ValueError, with the nearest names for a misspelt one."""
     check_model(settings.model)
     check_known("--opt", settings.opt.lower(), list_optimizers())
     check_optimizer(settings)
@@ -111,10 +111,10 @@ def check_names(settings: Settings) -> None:
 
 
 def start_process(settings: RunSettings) -> World:
-    """Join the other processes, if a launcher started several, on the device and with the scan that settings ask for.
+    """Join the other processes, if a launcher started several, and choose the device and the scan.
 
     Raises:
-        ValueError: There is no such device, or the scan can't do what is asked of it.
+        ValueError: There is no such device, or the scan doesn't support what the flags ask for.
     """
     if settings.deterministic:
         be_deterministic()
@@ -124,7 +124,7 @@ def start_process(settings: RunSettings) -> World:
 
 
 def check_scan(settings: RunSettings, backend: str) -> None:
-    """Refuse what the chosen scan can't do; ValueError."""
+    """Raise ValueError if the chosen scan doesn't support --compile or --deterministic."""
     if settings.compile and backend not in ("cpu", "triton"):
         raise ValueError(f"--compile: needs the C++ scan of CPUs or Triton's of GPUs, and the scan here is {backend}")
     if settings.deterministic and backend == "cuda":
@@ -132,7 +132,7 @@ def check_scan(settings: RunSettings, backend: str) -> None:
 
 
 def open_run(settings: Settings, saved: dict | None, world: World, held: ExitStack) -> tuple[Settings, dict | None]:
-    """Open the output directory, and read the checkpoint to continue; settings then name it.
+    """Open the output directory, and read the checkpoint to continue, if any; the returned settings name it.
 
     Raises:
         ValueError: The directory holds another run, or the checkpoint can't be read.
@@ -154,10 +154,10 @@ def open_run(settings: Settings, saved: dict | None, world: World, held: ExitSta
 
 
 def load_weights(model: VisionMamba, settings: Settings, saved: dict | None, data: Data) -> tuple[dict | None, str]:
-    """Give the model a head for the classes, and the weights of the checkpoint, if there is one, or of --finetune.
+    """Give the model a head for the classes, and the weights of the checkpoint or of --finetune, if there are any.
 
     Returns:
-        The checkpoint with weights as the model takes them, and where the model's come from.
+        The checkpoint, its weights fitted to the model, or None; and a line that says where the weights come from.
 
     Raises:
         ValueError: They don't fit.
@@ -173,7 +173,7 @@ def load_weights(model: VisionMamba, settings: Settings, saved: dict | None, dat
 def build_trainer(
     settings: Settings, world: World, model: VisionMamba, weights: str, saved: dict | None, data: Data
 ) -> tuple[Trainer, Facts]:
-    """Build the training that settings ask for, new or continued from a checkpoint, and gather its facts."""
+    """Build the training that settings ask for, new or resumed from a checkpoint, and gather its facts."""
     batches = train_loader(data.train, settings, world)
     state, facts = build_state(settings, world, model, weights, saved, data, batches)
     check_same_start(state, world)
@@ -181,7 +181,7 @@ def build_trainer(
 
 
 def train_and_log(trainer: Trainer) -> None:
-    """Train what is left of a run, and log it on the main process if it has an output directory."""
+    """Train the epochs that are left, and log them on the main process if the run has an output directory."""
     settings, world, state = trainer.settings, trainer.world, trainer.state
     if state.epoch >= trainer.last_epoch:
         if world.is_main:
@@ -198,7 +198,7 @@ def train_and_log(trainer: Trainer) -> None:
 def evaluate_checkpoint(
     settings: Settings, facts: Facts, world: World, model: VisionMamba, saved: dict, data: Data
 ) -> None:
-    """Evaluate a checkpoint's weights, and their average if it holds one; write the scores into --output_dir."""
+    """Evaluate a checkpoint's weights and, under --model-ema, their average; write the scores into --output_dir."""
     loader, parts = test_loader(data.test, settings, world), shared_out(data.test, settings)
     classify = torch.compile(model, fullgraph=True) if settings.compile else model
     dtype, scores = autocast_dtype(settings, world), {}

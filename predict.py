@@ -3,9 +3,9 @@
 Images:          python predict.py --resume output/checkpoint.pth cat.jpg dog.png
 Faster:          python predict.py --resume output/checkpoint.pth --fusion-strategy all --fusion-token 4 photos/*.jpg
 
-Model, size and channels of the images, and fusion are those of the checkpoint's run unless flags say otherwise. A
-checkpoint without names of classes gives their numbers. An image that can't be read is one line, and the others go on;
-the exit code is then 1.
+Flags override the model, the image size and channels, and the fusion of the checkpoint's run. If the checkpoint has no
+class names, classes are shown by number. An image that can't be read gives one error line; the rest are still
+classified, and the exit code is 1.
 """
 
 import sys
@@ -39,7 +39,7 @@ PROGRAM = "predict.py"
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSettings(CropSettings):
-    """Which images, how they are cut, and what to say of them."""
+    """Say which images to classify, how to crop them, and how many classes to print."""
 
     TITLE: ClassVar[str | None] = "prediction"
 
@@ -50,7 +50,7 @@ class PredictionSettings(CropSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(FusionSettings, PredictionSettings, CheckpointSettings):
-    """What predict.py can be told."""
+    """Hold all settings of predict.py."""
 
 
 def get_args_parser() -> Parser:
@@ -86,25 +86,25 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def class_names(saved: dict, count: int) -> list[str]:
-    """The names of a checkpoint's classes; numbers where it doesn't say them."""
+    """Return the names of a checkpoint's classes, and 'class N' for those without a name."""
     names = saved.get("classes") or []
     return [*names, *(f"class {number}" for number in range(len(names), count))]
 
 
 def to_probabilities(run: dict) -> Callable[[Tensor], Tensor]:
-    """What makes probabilities of the logits [classes] of a run's model: one for each class under --bce-loss."""
+    """Return the function from a run's logits [classes] to probabilities: sigmoid under --bce-loss, else softmax."""
     return torch.sigmoid if run.get("bce_loss") else lambda logits: logits.softmax(dim=-1)
 
 
 @torch.inference_mode()
 def probabilities(model: VisionMamba, image: Tensor, to_probabilities: Callable[[Tensor], Tensor]) -> Tensor:
-    """The probability of each class for an image [C, H, W]: [classes], on the CPU."""
-    seed_all(0)  # random matching says the same every time
+    """Compute the probability of each class for an image [C, H, W]: [classes], on the CPU."""
+    seed_all(0)  # so that random matching gives the same result every time
     return to_probabilities(model(image.unsqueeze(0))[0].float()).cpu()
 
 
 def describe(chances: Tensor, names: list[str], count: int) -> str:
-    """The most likely classes: dark 98.20 %, bright 1.80 %."""
+    """Describe the `count` most likely classes: dark 98.20 %, bright 1.80 %."""
     chosen = chances.topk(min(count, len(chances)))
     return ", ".join(
         f"{names[i]} {100 * chance:.2f} %"

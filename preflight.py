@@ -1,4 +1,4 @@
-"""A run in a minute: one batch through everything that training does, and a checkpoint written and read."""
+"""Try out a run in a minute: do everything that training does on one batch, and write and read a checkpoint."""
 
 import itertools
 import tempfile
@@ -18,11 +18,11 @@ from training.words import counted
 
 
 def check(trainer: Trainer) -> None:
-    """Train on a batch, evaluate on a batch, save and load, and print what each found; nothing is kept.
+    """Train on a batch, evaluate on a batch, save and load, and print the result of each; keep nothing.
 
     Raises:
         FloatingPointError: The loss or its gradient is not finite.
-        OSError: An image can't be read, or a checkpoint not be written.
+        OSError: There is no batch, an image can't be read, or a checkpoint can't be written.
     """
     settings, world, state = trainer.settings, trainer.world, trainer.state
     state.sums = EpochSums()
@@ -59,7 +59,7 @@ def check(trainer: Trainer) -> None:
 
 
 def readable(batches: Iterable) -> Iterator:
-    """Those that have images: of --skip-bad-images all of one may be broken."""
+    """Yield the batches that have images: under --skip-bad-images a batch may be empty."""
     return (batch for batch in batches if len(batch[0]))
 
 
@@ -69,7 +69,7 @@ def _say(world: World, label: str, text: str) -> None:
 
 
 def _write_and_read(state: TrainingState, output_dir: str) -> str:
-    """Save the state where the run would, or in a temporary place, and load it again."""
+    """Save the state where the run would, or in a temporary directory, load it again, and describe the result."""
     with leaving_no_directory(Path(output_dir)):
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output_dir or None, prefix=".check-") as folder:
@@ -84,7 +84,7 @@ def _write_and_read(state: TrainingState, output_dir: str) -> str:
 
 @contextmanager
 def leaving_no_directory(path: Path) -> Iterator[None]:
-    """Remove again what of a directory and its parents is made in this context, as far as it is left empty."""
+    """Remove a directory and its parents again if they were made in this context and are left empty."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         yield

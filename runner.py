@@ -1,4 +1,4 @@
-"""A training run: epochs one after the other, each evaluated, logged and saved; interrupted, it saves and ends."""
+"""Run a training: train, evaluate, log and save each epoch; if interrupted, save and exit."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +32,7 @@ from training.step.sums import BadSteps, EpochSums
 
 
 class Trainer:
-    """What every epoch of a run needs: loaders, loss, mixup, precision and the watch on memory.
+    """Hold what every epoch of a run needs: loaders, loss, mixup, precision and the measurement of memory.
 
     Args:
         settings: With image size and classes settled.
@@ -40,7 +40,7 @@ class Trainer:
         state: What training changes.
         data: The images.
         train_batches: The loader of the training images.
-        last_epoch: Epochs of the schedule.
+        last_epoch: Number of epochs in the schedule.
 
     Raises:
         ValueError: The teacher can't be loaded, or no box of cutmix fits the images.
@@ -65,19 +65,19 @@ class Trainer:
 
     @property
     def place(self) -> str:
-        """Where training goes on: epochs count from 0, steps those that are done; a stream has no place."""
+        """Describe where training starts or resumes: the epoch, from 0, and its steps done, 0 for a stream."""
         steps = 0 if isinstance(self.train_batches.dataset, IterableDataset) else self.state.sums.steps
         return f"epoch {self.state.epoch}, step {steps}"
 
     def start_epoch(self) -> None:
-        """Give the state's epoch its order, without the steps that are done, and its learning rate."""
+        """Set the order of the images, without the steps already done, and the learning rate of the state's epoch."""
         state, seed = self.state, self.settings.seed
         if not start_epoch(self.train_batches, state.epoch, state.sums.steps, seed, self.world.rank):
             state.sums = EpochSums()
         state.set_rate()
 
     def train(self, batches: Iterable, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Train on batches of the state's epoch; what train_one_epoch returns."""
+        """Train on batches of the state's epoch, and return what train_one_epoch returns."""
         return train_one_epoch(
             self.model,
             self.objective,
@@ -101,7 +101,7 @@ class Trainer:
         )
 
     def evaluate(self, batches: Callable[[], Iterable]) -> dict[str, float]:
-        """Classify the images of batches() by the weights and, where one is kept, by their average."""
+        """Evaluate the weights and, if one is kept, their average on the images of batches()."""
         scores = {}
         for prefix, model in self.state.evaluated_models():
             found = evaluate(
@@ -112,7 +112,7 @@ class Trainer:
 
 
 def train(trainer: Trainer, logbook: Logbook | None) -> None:
-    """Train every epoch that is left; after each, and where a signal interrupts it, save what is done."""
+    """Train every epoch that is left; save after each of them, and when a signal interrupts one."""
     settings, world, state = trainer.settings, trainer.world, trainer.state
     output_dir = Path(settings.output_dir) if logbook else None
     if not trainer.memory.resets and world.is_main:
@@ -126,7 +126,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
         if settings.save_steps and state.sums.steps % settings.save_steps == 0:
             if output_dir:
                 save(state, output_dir)
-            barrier(world)  # the others wait here, where no time is taken, and not in their next step
+            barrier(world)  # processes wait for the save here, where no time is measured, and not in their next step
 
     records = []
     trainer.memory.start_training(held_mb=state.optimizer_mb())
@@ -143,7 +143,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
                 record["skipped_images"] = state.sums.broken
             records.append(record)
             if logbook and not checkpoint.find(output_dir):
-                save(state, output_dir)  # a log with epochs has a checkpoint beside it at any moment
+                save(state, output_dir)  # so that a log with epochs always has a checkpoint beside it
             state.finish_epoch(from_main(record["test_acc1"], world))
             if logbook:
                 logbook.write(record)
@@ -158,22 +158,23 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
     spinning.allow()
     if logbook:
         logbook.finish()
-        records = logbook.epochs  # also those before an interruption
+        records = logbook.epochs  # includes the epochs before an interruption
     if world.is_main:
         print(describe_end(records, settings.output_dir))
 
 
 @contextmanager
 def saving_when_interrupted(world: World, state: TrainingState, output_dir: Path | None) -> Iterator[Interruption]:
-    """Where SIGTERM or Ctrl-C ends what is done in this context, the main process saves, and the program exits."""
+    """If SIGTERM, Ctrl-C or the like interrupts this context, save on the main process and exit the program."""
     with Interruption() as interruption:
         try:
             yield interruption
         except (InterruptedTraining, RuntimeError):
-            # Of several processes one may miss another first, which PyTorch raises before a step changes anything.
+            # One process may first notice that another is gone: PyTorch then raises RuntimeError before a step changes
+            # anything.
             if not interruption.signal:
                 raise
-            state.sums.read()  # what this GPU has begun, others wait for
+            state.sums.read()  # finish the steps that this GPU has begun, since other processes wait for them
             if output_dir:
                 save(state, output_dir)
             if world.is_main:
@@ -183,13 +184,13 @@ def saving_when_interrupted(world: World, state: TrainingState, output_dir: Path
 
 
 def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dict[str, Figure]:
-    """What fusion does to the first test image, as figures by name."""
+    """Draw what fusion does to the first test image, as figures by name."""
     image, _ = next(sample for sample in test_set if sample is not None)
     return pictures.draw_all(model, image.to(world.device), pictures.three_depths(model))
 
 
 def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:
-    """Write checkpoint.pth, and before it best_checkpoint.pth when this epoch is the best so far."""
+    """Write checkpoint.pth, and before it best_checkpoint.pth if this epoch is the best so far."""
     names = ["best_checkpoint.pth", "checkpoint.pth"] if best else ["checkpoint.pth"]
     for name in names:
         checkpoint.save(output_dir / name, state.state_dict())

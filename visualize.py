@@ -4,9 +4,9 @@ An image:        python visualize.py --resume output/checkpoint.pth --image cat.
 A test image:    python visualize.py --resume output/checkpoint.pth --data-set FMNIST --index 3 --output_dir pictures
 Other fusion:    python visualize.py --resume output/checkpoint.pth --fusion-strategy all --fusion-token 4
 
-Writes groups.png (what fused), similarity.png (how alike its tokens are), tokens.png (how many are left) and, without
---image, redundancy.png (how alike patches are over many test images). Model, data and fusion are those of the
-checkpoint's run unless flags say otherwise.
+Write groups.png (what fused), similarity.png (how alike tokens are), tokens.png (how many are left) and, without
+--image, redundancy.png (how alike patches are over many test images). Flags override the model, data and fusion of the
+checkpoint's run.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ SHOW_FUSION = "to see what would fuse, give --fusion-strategy all --fusion-token
 
 @dataclass(frozen=True, kw_only=True)
 class PictureSettings:
-    """Which pictures, and where they go."""
+    """Say which pictures to draw, and where to write them."""
 
     TITLE: ClassVar[str | None] = "pictures"
 
@@ -59,7 +59,7 @@ class PictureSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VisualizeSettings(DataSettings, FusionSettings, PictureSettings, CheckpointSettings):
-    """What visualize.py can be told."""
+    """Hold all settings of visualize.py."""
 
 
 def get_args_parser() -> Parser:
@@ -93,13 +93,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def build_test_set(settings: VisualizeSettings) -> Dataset:
-    """The test images; ValueError for a stream, of which none can be asked for."""
+    """Build the data set of test images; raise ValueError for a stream, which has no image number N."""
     datasets.check_indexed(settings)
     return datasets.build_dataset(False, settings)[0]
 
 
 def chosen_layers(wanted: Sequence[int] | None, model: VisionMamba) -> list[int]:
-    """The layers to draw: three depths unless asked for; ValueError for one that isn't there."""
+    """Return the layers to draw, three depths by default; raise ValueError for a layer that the model lacks."""
     last = len(model.layers) - 1
     if wanted and max(wanted) > last:
         raise ValueError(f"--layers {max(wanted)}: the model's layers are 0 to {last}")
@@ -107,7 +107,11 @@ def chosen_layers(wanted: Sequence[int] | None, model: VisionMamba) -> list[int]
 
 
 def read_image(settings: VisualizeSettings, test_set: Dataset | None) -> Tensor:
-    """The image of --image or the test image --index, as the model takes it, [C, H, W]."""
+    """Read the file of --image or the test image --index, as the model takes it: [C, H, W].
+
+    Raises:
+        ValueError: The file can't be read, or the data set has no such image.
+    """
     if test_set is not None:
         index = settings.index or 0
         if index >= len(test_set):
@@ -120,7 +124,7 @@ def read_image(settings: VisualizeSettings, test_set: Dataset | None) -> Tensor:
 
 
 def redundancies(model: VisionMamba, test_set: Dataset, images: int) -> Tensor:
-    """How alike patches are in every layer, over test images spread evenly over the data set: [layers, images]."""
+    """Measure how alike patches are in every layer, for images spread evenly over the test set: [layers, images]."""
     spread = torch.linspace(0, len(test_set) - 1, min(images, len(test_set))).long().tolist()
     batches = DataLoader(Subset(test_set, spread), batch_size=32)
     return torch.cat([pictures.redundancies(pictures.traced(model, batch)) for batch, _ in batches], dim=1)

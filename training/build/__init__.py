@@ -1,1 +1,1 @@
-"""Settings to the parts of a training: model, optimizer, loss."""
+"""Build the parts of a training from settings: data, model, optimizer, loss."""

@@ -1,4 +1,4 @@
-"""The images that settings ask for."""
+"""Build the data sets that settings ask for."""
 
 from dataclasses import dataclass, replace
 
@@ -14,13 +14,13 @@ from training.settings.settings import Settings
 
 @dataclass(frozen=True)
 class Data:
-    """Images and labels.
+    """Hold the images of a run and their classes.
 
     Attributes:
         train: Training images; None if a run only evaluates.
         test: Test images.
         classes: Names of the classes in the order of the labels, if they are known.
-        num_classes: How many classes a model needs.
+        num_classes: Number of classes that a model needs.
     """
 
     train: Dataset | None
@@ -30,20 +30,21 @@ class Data:
 
     @property
     def num_images(self) -> int:
-        """How many training images there are; 0 for a stream."""
+        """Return the number of training images; 0 for a stream."""
         return 0 if isinstance(self.train, IterableDataset) else length(self.train) or 0
 
 
 def build_data(settings: Settings, world: World, saved: dict | None = None) -> Data:
-    """Build the data sets; labels go by the checkpoint's names of classes, else by those of the training images.
+    """Build the data sets; labels follow the checkpoint's class names if it has any, else those of the training images.
 
     Args:
-        settings: With the size of images settled. Only the main process downloads.
+        settings: With the image size settled. Only the main process downloads.
         world: This process among all.
         saved: The checkpoint to continue or to evaluate.
 
     Raises:
-        ValueError, OSError: As datasets.build_dataset, or the checkpoint knows classes that aren't there.
+        ValueError, OSError: As in datasets.build_dataset.
+        ValueError: The checkpoint has classes that the training images lack.
     """
     settings = replace(settings, download=settings.download and world.is_main)
 

@@ -1,4 +1,4 @@
-"""Flags to a plan and a method, and both into a model."""
+"""Build the plan and method of fusion that flags ask for, and put them into a model."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from training.words import counted
 
 
 def fuse(model: VisionMamba, settings: FusionSettings) -> None:
-    """Put the fusion into a model that settings ask for.
+    """Put the fusion that settings ask for into a model.
 
     Raises:
         ValueError: Flags contradict one another, or the plan doesn't fit the model.
@@ -24,7 +24,19 @@ def fuse(model: VisionMamba, settings: FusionSettings) -> None:
 
 
 def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple[int, ...]:
-    """The plan that flags ask for, for a model of so many layers and patches; ValueError if they contradict."""
+    """Build the plan that flags ask for.
+
+    Args:
+        settings: The flags of the plan.
+        depth: Number of the model's layers.
+        patches: Number of its patches.
+
+    Returns:
+        How many tokens fuse in each layer.
+
+    Raises:
+        ValueError: Flags contradict one another.
+    """
     amounts = {"token": settings.fusion_token or None, "total": settings.fusion_total, "keep": settings.fusion_keep}
     given = [f"--fusion-{name}" for name, value in amounts.items() if value is not None]
     if settings.fusion_plan is not None:
@@ -56,7 +68,7 @@ def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple
 
 
 def _most(settings: FusionPlanSettings, depth: int, patches: int) -> str:
-    """'; the largest --fusion-total here is 12' where flags give too large an amount; nothing for a written plan."""
+    """Return the limit for an error, such as '; the largest --fusion-total here is 12'; '' for --fusion-plan."""
     if settings.fusion_plan is not None:
         return ""
     make_plan = partial(
@@ -71,7 +83,7 @@ def _most(settings: FusionPlanSettings, depth: int, patches: int) -> str:
 
 
 def fusion_method(settings: FusionMethodSettings, plan: tuple[int, ...]) -> fusion.Method:
-    """How tokens fuse, as flags ask for; ValueError for choices without effect, as all are where nothing fuses."""
+    """Build the method of fusion that flags ask for; raise ValueError if flags choose one but no tokens fuse."""
     method = fusion.Method(**{name: getattr(settings, f"fusion_{name}") for name in fusion.CHOICES})
     if method != fusion.Method() and not any(plan):
         changed = next(name for name, choices in fusion.CHOICES.items() if getattr(method, name) != choices[0])

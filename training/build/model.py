@@ -1,4 +1,4 @@
-"""The model that settings ask for."""
+"""Build the model that settings ask for."""
 
 import re
 from dataclasses import replace
@@ -15,7 +15,7 @@ from training.settings.settings import Settings
 
 
 def check_model(name: str) -> None:
-    """ValueError, with the nearest names, for a model that there isn't."""
+    """Raise ValueError, with the nearest names, if there is no model of this name."""
     check_known("--model", name, list_models(module="models_mamba"))
 
 
@@ -23,17 +23,18 @@ def build_model(settings: ModelChoice, **options) -> VisionMamba:
     """Build a model without fusion.
 
     Args:
-        settings: Its name and its images; without a size they are of the model's own, model.patch_embed.img_size.
-        options: More for the model, by the names of VisionMamba.
+        settings: The model's name and its images. If they give no image size, the model's default applies; read it
+            from model.patch_embed.img_size.
+        options: Further arguments of VisionMamba.
 
     Raises:
-        ValueError: There is no such model, or it can't take such images.
+        ValueError: There is no such model, or it can't take images of this size.
     """
     check_model(settings.model)
     image_size = {"img_size": settings.input_size} if settings.input_size else {}
     try:
         model = create_model(settings.model, in_chans=settings.in_chans, **image_size, **options)
-    except (RuntimeError, TypeError, MemoryError) as error:  # the ways in which a size is too large
+    except (RuntimeError, TypeError, MemoryError) as error:  # what a size that is too large can raise
         if not settings.input_size:
             raise
         (height, width), reason = settings.input_size, str(error).partition("\n")[0][:200]
@@ -41,12 +42,12 @@ def build_model(settings: ModelChoice, **options) -> VisionMamba:
     return model
 
 
-# What --train-only leaves to learn, by the names of parameters.
+# The parameters that each choice of --train-only trains, as patterns of their names.
 TRAINED = {"all": "", "mixer": r"layers\.\d+\.mixer\.|head\.|pos_embed", "head": r"head\."}
 
 
 def choose_trained(model: nn.Module, part: str) -> None:
-    """Let only a part of the model learn: all, mixer (with head and position embedding), or head."""
+    """Train only one part of the model: all, mixer (with head and position embedding), or head."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(bool(re.match(TRAINED[part], name)))
 
@@ -62,5 +63,5 @@ def new_model(settings: Settings) -> VisionMamba:
 
 
 def with_image_size(settings: Any, model: VisionMamba) -> Any:
-    """Return settings that say the size of the model's images, if they left it to the model."""
+    """Return the settings with the model's image size."""
     return replace(settings, input_size=model.patch_embed.img_size)

@@ -1,4 +1,4 @@
-"""What training minimises: the loss and the mixing of images that settings ask for."""
+"""Build the loss that training minimises, and the mixing of images."""
 
 from timm.data import Mixup
 from timm.task import DistillationTeacher
@@ -11,7 +11,7 @@ from training.step.objectives import Classification, Cosub, Distillation, Object
 
 
 def build_objective(settings: Settings, world: World, classes: list[str] | None = None) -> Objective:
-    """The loss that flags ask for; a teacher must know `classes`, where both sides name them."""
+    """Build the loss that flags ask for; a teacher must know the same classes as `classes`, if both are named."""
     if settings.bce_loss or settings.cosub:
         criterion = binary_cross_entropy(soft=not settings.bce_loss, smoothing=settings.smoothing)
     else:
@@ -32,7 +32,7 @@ def build_objective(settings: Settings, world: World, classes: list[str] | None 
 
 
 def build_mixup(settings: Settings) -> Mixup | None:
-    """timm's mixup and cutmix, if either is on; ValueError where no box of cutmix fits the images."""
+    """Build timm's mixup and cutmix if either is on; raise ValueError if no box of --cutmix-minmax fits the images."""
     if not settings.mixed:
         return None
     if settings.cutmix_minmax:

@@ -1,4 +1,4 @@
-"""The optimizer, its learning rate, and the average of the weights that settings ask for."""
+"""Build the optimizer, the learning rate schedule and the average of the weights that settings ask for."""
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info
@@ -14,7 +14,7 @@ from training.step.average import WeightAverage
 
 
 def check_optimizer(settings: OptimizerSettings) -> None:
-    """Refuse what timm's optimizers would meet only in their first step; ValueError."""
+    """Raise ValueError for flags on which timm's optimizers would fail only in their first step."""
     info = get_optimizer_info(settings.opt.lower())
     if info.second_order:
         raise ValueError(f"--opt {settings.opt}: needs gradients of gradients, which training here doesn't make")
@@ -26,10 +26,10 @@ def check_optimizer(settings: OptimizerSettings) -> None:
 
 
 def build_optimizer(settings: Settings, model: VisionMamba, lr: float) -> torch.optim.Optimizer:
-    """The optimizer that flags ask for, which spares from weight decay what the model says."""
+    """Build the optimizer that flags ask for; parameters that the model names are spared weight decay."""
     own = {"betas": tuple(settings.opt_betas)} if settings.opt_betas else {}
     if get_optimizer_info(settings.opt.lower()).opt_class in (torch.optim.Adam, torch.optim.AdamW):
-        own["fused"] = True  # one pass over the weights instead of one for each of its terms
+        own["fused"] = True  # one pass over the weights instead of one for each term of the update
     try:
         return create_optimizer_v2(
             model,
@@ -41,27 +41,27 @@ def build_optimizer(settings: Settings, model: VisionMamba, lr: float) -> torch.
             layer_decay=settings.layer_decay,
             **own,
         )
-    except Exception as error:  # each optimizer has its own ways to fail
+    except Exception as error:  # each optimizer fails in its own way
         raise ValueError(f"--opt {settings.opt}: {str(error) or type(error).__name__}") from error
 
 
 def build_scheduler(
     settings: RateSettings, optimizer: torch.optim.Optimizer, rates: Rates, updates_per_epoch: int
 ) -> tuple[Scheduler, int]:
-    """Build timm's schedule of the learning rate, and count its epochs, cooldown included.
+    """Build timm's learning rate schedule, and count its epochs, cooldown included.
 
     Args:
-        settings: The schedule.
-        optimizer: Its learning rates are set.
-        rates: Those of the schedule, scaled to the images of a step.
-        updates_per_epoch: Steps of an epoch if each has a rate of its own, else 0.
+        settings: The flags of the schedule.
+        optimizer: The optimizer whose learning rates it sets.
+        rates: The schedule's rates, scaled to the number of images in a step.
+        updates_per_epoch: Steps of an epoch if the rate changes with every step, else 0.
     """
     scaled = {"min_lr": rates.min_lr, "warmup_lr": rates.warmup_lr}
     return create_scheduler_v2(optimizer, **scheduler_kwargs(settings) | scaled, updates_per_epoch=updates_per_epoch)
 
 
 def build_average(settings: ModelSettings, model: VisionMamba) -> WeightAverage | None:
-    """Build the moving average of the weights, if one is kept."""
+    """Build the moving average of the weights; None if the flags ask for none."""
     if not settings.model_ema:
         return None
     device = torch.device("cpu") if settings.model_ema_force_cpu else None

@@ -1,4 +1,4 @@
-"""What training changes, new or continued from a checkpoint."""
+"""Build the state that training changes, new or continued from a checkpoint."""
 
 from dataclasses import asdict
 from datetime import date
@@ -32,15 +32,15 @@ def gather_facts(
     updates_per_epoch: int | None = None,
     last_epoch: int | None = None,
 ) -> Facts:
-    """Ask everything that follows from the settings of its owners.
+    """Gather the facts that follow from the settings, each from the code that owns it.
 
     Args:
         settings: With image size, classes and checkpoint settled.
         world: This process among all.
-        model: With its fusion and head.
+        model: The model, with its fusion and head.
         weights: Where its weights come from.
-        updates_per_epoch: Steps of an epoch if each has a learning rate of its own, else 0; None if nothing trains.
-        last_epoch: Epochs of the schedule; None if nothing trains.
+        updates_per_epoch: Steps of an epoch if the rate changes with every step, else 0; None for an evaluation.
+        last_epoch: Number of epochs in the schedule; None for an evaluation.
     """
     global_batch = settings.step_size * world.size
     return Facts(
@@ -68,19 +68,19 @@ def build_state(
     data: Data,
     train_batches: DataLoader,
 ) -> tuple[TrainingState, Facts]:
-    """Build the moving parts of a training, and gather its facts.
+    """Build the parts of a training that change, and gather its facts.
 
     Args:
         settings: With image size, classes and checkpoint settled.
         world: This process among all.
-        model: With its weights, on its device.
-        weights: Where these come from.
-        saved: The checkpoint to continue, whose weights the model has.
+        model: The model, with its weights, on its device.
+        weights: Where its weights come from.
+        saved: The checkpoint to continue, whose weights the model already has; None for a new run.
         data: The images.
-        train_batches: Their loader.
+        train_batches: The loader of the training images.
 
     Raises:
-        ValueError: No such optimizer or schedule can be built, or the checkpoint can't be continued.
+        ValueError: The optimizer or schedule can't be built, or the checkpoint can't be continued.
     """
     choose_trained(model, settings.train_only)
     rates = scaled_rates(settings, settings.step_size * world.size)
@@ -115,15 +115,21 @@ def build_state(
 
 
 def go_on(settings: RunSettings, state: TrainingState, changed: list[str]) -> None:
-    """See that a continued run will end as if it had not been interrupted; ValueError where it can't."""
+    """Check that a resumed run will end as if it had never been interrupted.
+
+    If changed settings are allowed and change the batches, the epoch's running sums start from scratch.
+
+    Raises:
+        ValueError: Settings or images differ, and --resume-anyway is not given.
+    """
     if changed and not settings.resume_anyway:
         raise ValueError(f"{', '.join(changed)}: weights would differ from those of one run; --resume-anyway allows it")
     if changed and state.sums.steps:
-        state.sums = EpochSums()  # the batches that are left of the epoch are others now
+        state.sums = EpochSums()  # the rest of the epoch no longer consists of the same batches
 
 
 def check_steps(state: TrainingState, train_batches: DataLoader) -> None:
-    """See that the epoch to go on with has the steps that are done; ValueError where it has fewer now."""
+    """Raise ValueError if more steps of the epoch to continue are done than it now has."""
     if isinstance(train_batches.dataset, IterableDataset):
         return
     done, steps = state.sums.steps, len(train_batches)
@@ -132,7 +138,7 @@ def check_steps(state: TrainingState, train_batches: DataLoader) -> None:
 
 
 def check_same_start(state: TrainingState, world: World) -> None:
-    """ValueError where processes would start at different steps, as where only some of them see a checkpoint."""
+    """Raise ValueError if processes would start at different steps, as when only some of them see a checkpoint."""
     start = [float(state.epoch), float(state.sums.steps)]
     if all_reduce(start, world, "MIN") != all_reduce(start, world, "MAX"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The trained model that teaches, for distillation."""
+"""Build the trained model that teaches, for distillation."""
 
 import torch
 from timm.models import create_model, list_models
@@ -13,21 +13,21 @@ from training.state import checkpoint
 
 
 def check_teacher(settings: LossSettings) -> None:
-    """ValueError, with the nearest names, for a teacher that there isn't."""
+    """Raise ValueError, with the nearest names, if there is no teacher of this name."""
     if settings.teacher_model:
         check_known("--teacher-model", settings.teacher_model, list_models())
 
 
 def build_teacher(settings: Settings, device: torch.device, classes: list[str] | None = None) -> nn.Module:
-    """The trained model that flags name, timm's or ours, ready to teach on a device.
+    """Build the trained model that flags name, timm's or ours, ready to teach on a device.
 
     Args:
-        args: Flags of the teacher and of its images.
+        settings: The teacher, its images and the number of classes.
         device: Where it computes.
         classes: Names of the classes to learn, if they are known.
 
     Raises:
-        ValueError: Its weights don't fit, it knows other classes, or it can't take such images.
+        ValueError: Its weights don't fit, its classes differ, or it can't take images of this size.
     """
     ours = settings.teacher_model in list_models(module="models_mamba")
     size = {"img_size": settings.input_size} if ours else {}
@@ -42,7 +42,7 @@ def build_teacher(settings: Settings, device: torch.device, classes: list[str] |
     teacher.eval().requires_grad_(False).to(device)
     try:
         teacher(torch.zeros(1, 3, *settings.input_size, device=device))
-    except Exception as error:  # each model has its own way to refuse a size
+    except Exception as error:  # each model refuses a size in its own way
         raise ValueError(
             f"--teacher-model {settings.teacher_model}: no images of {settings.input_size}: {error}"
         ) from error

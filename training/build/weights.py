@@ -1,4 +1,4 @@
-"""The weights that a model starts from: new, another run's, or a checkpoint's."""
+"""Load the weights that a model starts from: those of --finetune or of a checkpoint."""
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ PATCHES = "patch_embed.proj.weight"  # [D, channels, height, width]
 
 
 def fit_weights(saved: dict, model: VisionMamba, settings: Settings) -> dict:
-    """The checkpoint with its weights, and their average where it is wanted, as the model takes them.
+    """Return the checkpoint with its weights, and their average if it is wanted, fitted to the model.
 
     Raises:
         ValueError: They don't fit.
@@ -27,21 +27,21 @@ def fit_weights(saved: dict, model: VisionMamba, settings: Settings) -> dict:
 
 
 def start_from(model: VisionMamba, path: str, classes: list[str] | None = None) -> str:
-    """Load the weights that --finetune names, ours or published; a head that doesn't fit stays as new.
+    """Load the weights that --finetune names, ours or published; if the head doesn't fit, the model keeps its new one.
 
-    A model of grey images takes weights for coloured ones, summed over the channels.
+    Weights for color images also fit a model of grey images: the filters are summed over the channels.
 
     Args:
-        model: Takes the weights.
-        path: The file.
-        classes: Names of the classes to learn. Where the file names its own, each class gets its own row of the head;
-            where one of them isn't among the file's, the head is another.
+        model: The model that receives the weights.
+        path: The file of the weights.
+        classes: Names of the classes to learn. If the file names its classes too, each class takes its row of the
+            file's head; if the file lacks one of them, the whole head stays new.
 
     Returns:
-        A line about what was loaded.
+        A line that says where the weights come from, and whether the head is new.
 
     Raises:
-        ValueError: The file is no checkpoint, or it doesn't fit for other reasons than its head.
+        ValueError: The file is not a checkpoint, or something other than its head doesn't fit.
     """
     saved = checkpoint.load(path, "--finetune")
     weights = checkpoint_filter_fn(saved, model)
@@ -60,7 +60,7 @@ def start_from(model: VisionMamba, path: str, classes: list[str] | None = None) 
 
 
 def _head_for(classes: list[str], head: dict[str, Tensor], known: list[str]) -> dict[str, Tensor]:
-    """The rows of a head for classes `known` that belong to `classes`; nothing where it lacks one."""
+    """Return a head for `classes` with the rows of a head for the classes `known`; empty if it lacks one of them."""
     if classes == known:
         return head
     rows = [known.index(name) for name in classes if name in known]
@@ -69,14 +69,14 @@ def _head_for(classes: list[str], head: dict[str, Tensor], known: list[str]) -> 
 
 
 def restore(settings: CheckpointSettings, saved: dict) -> VisionMamba:
-    """The model of a checkpoint with its weights, for evaluation and without fusion.
+    """Build a checkpoint's model with its weights, ready for evaluation, without fusion.
 
     Args:
-        args: As for build_model; without a model's name the checkpoint's own.
-        saved: What checkpoint.load returned.
+        settings: As for build_model, and the name of the file for error messages.
+        saved: The entries that checkpoint.load returned.
 
     Raises:
-        ValueError: There is no name, or the checkpoint doesn't fit.
+        ValueError: The settings name no model, or the checkpoint doesn't fit.
     """
     if not settings.model:
         raise ValueError(f"--resume {settings.resume}: doesn't say which model it is; name it with --model")

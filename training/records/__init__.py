@@ -1,1 +1,1 @@
-"""What a run tells: its screen and its log, TensorBoard, and runs read back."""
+"""Record runs on screen, in logs and in TensorBoard, and read them back."""

@@ -1,4 +1,4 @@
-"""What a run prints: one screen before training, one line an epoch."""
+"""Print a run: an overview before training, then one line for each epoch."""
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from training.settings.run import RunSettings
 from training.settings.settings import Settings
 from training.words import clock, counted
 
-FEW_EPOCHS = 50  # with fewer, DeiT's recipe hardly learns from new weights
+FEW_EPOCHS = 50  # with fewer epochs, DeiT's recipe hardly learns anything when it starts from new weights
 
 
 def print_overview(
@@ -32,7 +32,17 @@ def print_overview(
     test_set: Dataset,
     place: str = "",
 ) -> None:
-    """Say, on the main process, what is about to run, and from what place on; without a train_set an evaluation."""
+    """Print, on the main process, what is about to run.
+
+    Args:
+        settings: The run's settings.
+        facts: What followed from them.
+        world: This process among all.
+        model: The model, with its fusion and head.
+        train_set: The training images; None for an evaluation.
+        test_set: The test images.
+        place: Epoch and step at which training starts, shown if it resumes from a checkpoint.
+    """
     if not world.is_main:
         return
     height, width = settings.input_size
@@ -119,13 +129,13 @@ def _strategy(settings: FusionSettings, facts: Facts) -> str:
 
 
 def _method(settings: FusionMethodSettings) -> str:
-    """What is not as in the paper."""
+    """Name the choices of the fusion method that differ from the paper's."""
     chosen = {name: getattr(settings, f"fusion_{name}") for name in CHOICES}
     return "".join(f", {name} {choice}" for name, choice in chosen.items() if choice != CHOICES[name][0])
 
 
 def describe_epoch(record: dict, last_epoch: int, best_acc1: float, seconds_left: float) -> str:
-    """One line for an epoch's record; epochs count from 0, as in log.txt."""
+    """Format an epoch's record as one line; epochs count from 0, as in log.txt."""
     skipped = f", {record['skipped_images']} broken images skipped" if record.get("skipped_images") else ""
     shared = _shared(record["cores_of_others"])
     ema = f", EMA {record['test_ema_acc1']:.2f} %" if "test_ema_acc1" in record else ""
@@ -140,7 +150,7 @@ def describe_epoch(record: dict, last_epoch: int, best_acc1: float, seconds_left
 
 
 def describe_end(records: list[dict], output_dir: str) -> str:
-    """One line for a finished run, by the records of its epochs; those of an older run may lack a score."""
+    """Format a finished run as one line from its epochs' records; those of an older run may lack a score."""
     best = max((record for record in records if "test_acc1" in record), key=lambda record: record["test_acc1"])
     return (
         f"done: {counted(len(records), 'epoch')} in {clock(sum(map(seconds, records)))}; "
@@ -156,7 +166,7 @@ def _shared(cores_of_others: float) -> str:
 
 
 def describe_evaluation(name: str, scores: dict) -> str:
-    """One line for an evaluation."""
+    """Format the scores of an evaluation as one line."""
     return (
         f"{name}: top-1 {scores['acc1']:.2f} %, top-5 {scores['acc5']:.2f} %, "
         f"loss {scores['loss']:.4f}, {scores['seconds']:.1f} s"

@@ -1,4 +1,4 @@
-"""Which runs are repetitions of one experiment, and with which other one its time and memory compare."""
+"""Group runs into experiments, and find the baseline for an experiment's time and memory."""
 
 import json
 import re
@@ -7,17 +7,18 @@ from itertools import takewhile
 from training.records.runs import PLACES, Run, fused, without
 from training.settings.facts import recorded
 
-# What else may differ between the seeds of one experiment: how it was started, watched and loaded, and on what day.
+# Besides the seed, these may differ within one experiment: how a run was started, watched and loaded, and its date.
 NOT_COMPARED = (*PLACES, *recorded(compared=False))
-# What must be alike for a run's time and memory to be compared with those of another one.
+# These must be equal for the time and memory of two runs to be comparable.
 COMPARABLE = recorded(cost=True)
 
 
 def by_experiment(runs: list[Run]) -> tuple[list[list[Run]], list[str]]:
-    """Runs that differ in nothing but their seed, together, complete ones apart from the others; no fusion first.
+    """Group runs that differ only in their seed; complete and unfinished runs never share a group.
 
     Returns:
-        The experiments; and a line about each run that is left out, since another has its settings and seed.
+        The experiments, those without fusion first; and a line about each run that is left out because another run has
+        the same settings and seed.
     """
     groups: dict[str, dict[str, Run]] = {}
     notes = []
@@ -33,7 +34,7 @@ def by_experiment(runs: list[Run]) -> tuple[list[list[Run]], list[str]]:
 
 
 def common_name(runs: list[Run]) -> str:
-    """What an experiment is called: the words that its runs' names begin with alike, or all the names."""
+    """Name an experiment by the words with which all its runs' names begin, or else by all the names."""
     names = list(dict.fromkeys(run.name for run in runs))
     words = zip(*(re.findall(r"[^\W_]+|[\W_]+", name) for name in names), strict=False)
     alike = "".join(here[0] for here in takewhile(lambda here: len(set(here)) == 1, words))
@@ -41,7 +42,7 @@ def common_name(runs: list[Run]) -> str:
 
 
 def baseline(runs: list[Run], among: list[list[Run]]) -> list[Run] | None:
-    """The complete runs that fuse nothing and else are COMPARABLE, if there is one such experiment."""
+    """Return the complete experiment without fusion with equal COMPARABLE settings; None unless exactly one exists."""
 
     def same(other: Run) -> bool:
         return all(other.settings.get(name) == runs[0].settings.get(name) for name in COMPARABLE)

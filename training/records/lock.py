@@ -1,4 +1,4 @@
-"""One process at a time in an output directory."""
+"""Let only one process at a time use an output directory."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ from typing import TextIO
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keep other processes out of a directory until this context ends or this process dies.
+    """Keep other processes out of a directory until the context ends or this process dies.
 
     Raises:
-        ValueError: Another process is in it; says which.
+        ValueError: Another process holds the directory; the message names it.
     """
     path = directory / ".lock"
     with _lock(path) as file:
@@ -27,12 +27,12 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> TextIO:
-    """The file, opened and locked; it is a leftover where the process that made it was killed."""
+    """Open and lock the file, which may be left over from a process that was killed."""
     while True:
         file = open(path, "a+")  # noqa: SIM115, the caller closes it
         try:
-            # lockf's locks also hold between machines over NFS; and loading processes, which outlive a killed parent
-            # for seconds, don't inherit them as they do flock's.
+            # Unlike flock's locks, lockf's also work between machines over NFS, and data loading processes, which
+            # outlive a killed parent for seconds, don't inherit them.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             file.seek(0)
@@ -42,4 +42,4 @@ def _lock(path: Path) -> TextIO:
             return file  # this file system has no locks
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return file
-        file.close()  # the process that held it has just ended, and removed it
+        file.close()  # the process that held the lock has just ended and removed the file

@@ -1,4 +1,4 @@
-"""What a run leaves to read: its settings, one JSON line an epoch, and what TensorBoard shows."""
+"""Write a run's records: its settings, one JSON line for each epoch, and TensorBoard's files."""
 
 import json
 import math
@@ -15,12 +15,12 @@ from training.state.checkpoint import find, remove_leftovers, replace_file
 
 
 class Logbook:
-    """Writes into a run's output directory: args.json, log.txt and TensorBoard's event files.
+    """Write args.json, log.txt and TensorBoard's event files into a run's output directory.
 
     Args:
-        output_dir: The run's own directory, in open_directory's context.
-        settings: The run's settings and what follows from them, as plain data.
-        start_epoch: Lines of log.txt from this epoch on are dropped: a resumed run writes them again.
+        output_dir: The run's own directory, opened by open_directory.
+        settings: The run's settings and facts as plain data.
+        start_epoch: Lines of log.txt from this epoch on are dropped, since a resumed run writes them again.
     """
 
     def __init__(self, output_dir: Path, settings: dict, start_epoch: int) -> None:
@@ -34,7 +34,7 @@ class Logbook:
         self.board = Board(output_dir, start_epoch)
 
     def write(self, epoch: dict) -> None:
-        """Add one epoch: {"epoch": int, "train_loss": float, ...}, numbers and strings.
+        """Add one epoch's record of numbers and strings: {"epoch": int, "train_loss": float, ...}.
 
         Raises:
             FloatingPointError: A number is not finite, which JSON can't hold.
@@ -49,7 +49,7 @@ class Logbook:
         self.board.scalars(numbers.pop("epoch"), numbers)
 
     def finish(self) -> None:
-        """Let TensorBoard compare the whole run with others."""
+        """Add the finished run to TensorBoard's table of hyperparameters."""
         run = Run(self.log.parent.name, self.settings, self.epochs)
         results = {
             "top1": self._column("test_acc1")[-1],
@@ -60,12 +60,12 @@ class Logbook:
         self.board.result(run, results)
 
     def _column(self, name: str) -> list[float]:
-        """Its values in the lines that have it, as those of this process do: an older run may not have logged it."""
+        """Return a column's values; epochs of an older version, which may not have logged it, are left out."""
         return [line[name] for line in self.epochs if isinstance(line.get(name), int | float)]
 
 
 def make_directory(output_dir: Path) -> None:
-    """Make a directory, with those above it; ValueError where it can't be written."""
+    """Make a directory and its parents; raise ValueError if it can't be written to."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
@@ -74,7 +74,7 @@ def make_directory(output_dir: Path) -> None:
 
 
 def write_scores(output_dir: Path, scores: dict[str, dict[str, float]], settings: dict) -> None:
-    """Write an evaluation into scores.json: scores by model or average, null if not finite, and what it evaluated."""
+    """Write scores.json: scores of the model and of its average, null if not finite, and the evaluation's settings."""
     finite = {
         name: {score: value if math.isfinite(value) else None for score, value in found.items()}
         for name, found in scores.items()
@@ -85,16 +85,16 @@ def write_scores(output_dir: Path, scores: dict[str, dict[str, float]], settings
 
 @contextmanager
 def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = False) -> Iterator[None]:
-    """Make a run's output directory, or see that what is there is the run that goes on; nobody else runs in it then.
+    """Make and lock a run's output directory; if it holds a run already, check that this run continues it.
 
     Args:
         output_dir: The run's own directory.
-        resumed_from: The checkpoint to continue, or nothing.
-        auto_resume: Whatever run is there is the one to continue, from its start where it has logged nothing yet.
+        resumed_from: The checkpoint to continue; empty for a new run.
+        auto_resume: Continue whatever run the directory holds; start from scratch if it has logged nothing yet.
 
     Raises:
-        ValueError: The directory holds another run or one that can't go on, its log can't be read, another process
-            runs in it, or it can't be written.
+        ValueError: The directory holds another run or one that can't be continued, its log can't be read, another
+            process is running in it, or it can't be written to.
     """
     make_directory(output_dir)
     with locked(output_dir):
@@ -103,7 +103,7 @@ def open_directory(output_dir: Path, resumed_from: str, auto_resume: bool = Fals
 
 
 def check_run(output_dir: Path, resumed_from: str, auto_resume: bool) -> None:
-    """See that nothing which a directory holds would be lost; ValueError where it would."""
+    """Check that a run would overwrite nothing in a directory; raise ValueError if it would."""
     log, saved = output_dir / "log.txt", find(output_dir)
     epochs = read_log(log) if log.exists() else []
     goes_on = auto_resume or (resumed_from and Path(resumed_from).parent.resolve() == output_dir.resolve())

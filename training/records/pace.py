@@ -1,15 +1,15 @@
-"""How long epochs take, and how long those to come will."""
+"""Tell how long epochs took, and estimate the time left."""
 
 from statistics import median
 
-PARTS = ("train_seconds", "test_seconds", "test_ema_seconds")  # of an epoch, in its record
+PARTS = ("train_seconds", "test_seconds", "test_ema_seconds")  # columns of an epoch's record
 
 
 def seconds(record: dict) -> float:
-    """What an epoch took, by its record: to train, and to evaluate the weights and, if one is kept, their average."""
+    """Return an epoch's seconds: for training, and for evaluating the weights and, if one is kept, their average."""
     return sum(record.get(part, 0.0) for part in PARTS)
 
 
 def seconds_left(records: list[dict], epochs: int) -> float:
-    """What so many epochs will take, if each is as long as the median of these."""
+    """Estimate the seconds for a number of epochs from the median epoch of the records."""
     return epochs * median(seconds(record) for record in records)

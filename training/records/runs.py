@@ -1,4 +1,4 @@
-"""Finished and unfinished runs, read back from what they left."""
+"""Read runs, finished or not, from their output directories, or from a file that collects several."""
 
 import json
 from collections.abc import Iterable
@@ -17,20 +17,20 @@ COLUMNS = (
     "train_seconds",
     "peak_memory_mb",
     "training_memory_mb",
-)  # of log.txt, that tables need
-PLACES = recorded(place=True)  # where a run was, which no other machine has
-FILES = recorded(file=True)  # what a run started from, known by its name alone
+)  # columns of log.txt that tables need
+PLACES = recorded(place=True)  # paths of a run, which mean nothing on another machine
+FILES = recorded(file=True)  # files that a run started from; only their names are compared
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """Hold the settings and the log of one training.
 
     Attributes:
-        name: That of its directory, without the -seedS that tells it from its repetitions.
-        settings: Its flags and what followed from them: the entries of args.json.
+        name: Name of its directory, without the -seedS that tells it from its repetitions.
+        settings: Its flags and facts: the entries of args.json.
         epochs: The lines of log.txt, in order.
-        source: Its directory, or the file that holds it.
+        source: Its directory, or the file that it was read from.
     """
 
     name: str
@@ -40,26 +40,26 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether every epoch is done."""
+        """Return whether every epoch is done."""
         return bool(self.epochs) and self.epochs[-1]["epoch"] + 1 >= self.settings["last_epoch"]
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Median time to train one, so that a slow moment of the machine doesn't count."""
+        """Return the median training time of an epoch, so that a slow moment of the machine doesn't count."""
         return median(epoch["train_seconds"] for epoch in self.epochs)
 
     def largest(self, column: str) -> float:
-        """The largest value of a column of the log."""
+        """Return the largest value of a column of the log."""
         return max(epoch[column] for epoch in self.epochs)
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens in a layer, on the mean of the layers: what time and memory should follow."""
+        """Return the mean number of tokens over the layers, which time and memory should follow."""
         return mean(self.settings["token_counts"][:-1])
 
 
 class Spread(NamedTuple):
-    """A mean over runs, and their standard deviation where there are several."""
+    """Hold a mean over runs, and the standard deviation if there are several."""
 
     mean: float
     deviation: float | None
@@ -71,10 +71,10 @@ class Spread(NamedTuple):
 
 
 def read_log(path: Path) -> list[dict]:
-    """The epochs of a log.txt, in order; a last line that a crash left half written is none.
+    """Read the epochs of a log.txt, in order; ignore a last line that a crash left half written.
 
     Raises:
-        ValueError: Another line is not what Logbook writes, or its epoch is not after the one before.
+        ValueError: Any other line is not one that Logbook writes, or its epoch is not later than the previous line's.
     """
     lines = path.read_text(errors="replace").splitlines()
     epochs = []
@@ -96,7 +96,7 @@ def read_run(directory: Path) -> Run:
     """Read a run's output directory.
 
     Raises:
-        ValueError: It holds no run, or one that can't be read.
+        ValueError: The directory holds no run, or one that can't be read.
     """
     try:
         settings = json.loads((directory / "args.json").read_text())
@@ -110,12 +110,12 @@ def read_run(directory: Path) -> Run:
 
 @cache
 def _default_settings() -> dict:
-    """What flags that are newer than a run would have been in it."""
+    """Return every flag's default, for runs that are older than some of the flags."""
     return asdict(Settings())
 
 
 def _check(settings: object, epochs: object, source: Path) -> None:
-    """See that all that a table shows is there and of its kind; ValueError where it is not."""
+    """Check that a run has everything that tables show, with the right types; raise ValueError if not."""
     if not isinstance(settings, dict) or not isinstance(settings.get("fusion_strategy"), str):
         raise ValueError(f"{source}: holds no settings of a run")
     counts = settings.get("token_counts")
@@ -139,21 +139,21 @@ def _check(settings: object, epochs: object, source: Path) -> None:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number that a table can show: finite, and no larger than anything that a run counts."""
+    """Return whether a value is a number that a table can show: finite, and below 1e18, which no run reaches."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
 
 
 def _is_shallow(value: object, levels: int = 4) -> bool:
-    """Whether lists and dictionaries are at most so many levels deep."""
+    """Return whether nested lists and dictionaries are less than `levels` deep."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return levels > 0 and all(_is_shallow(part, levels - 1) for part in inner)
 
 
 def find_runs(path: Path) -> list[Run]:
-    """Every run in a directory or below it, or in a file that write_runs left.
+    """Read every run in or below a directory, or in a file written by write_runs.
 
     Raises:
-        ValueError: There is none, or one that can't be read.
+        ValueError: There is no run, or one of them can't be read.
     """
     if path.is_file():
         return _read_file(path)
@@ -176,7 +176,7 @@ def _read_file(path: Path) -> list[Run]:
 
 
 def write_runs(path: Path, runs: list[Run], about: dict) -> None:
-    """Write runs into one file, which find_runs reads: a header and all that they logged, without paths."""
+    """Write runs into one file that find_runs can read: the header `about`, all epochs, and all settings but paths."""
     plain = [
         {
             "name": run.name,
@@ -189,18 +189,18 @@ def write_runs(path: Path, runs: list[Run], about: dict) -> None:
 
 
 def without(settings: dict, names: tuple[str, ...]) -> dict:
-    """The settings but those; of files that a run started from, the name alone."""
+    """Return the settings except those named; files that a run started from are reduced to their names."""
     files = {name: Path(settings[name]).name for name in FILES if settings.get(name)}
     return {name: value for name, value in (settings | files).items() if name not in names}
 
 
 def fused(run: Run) -> int:
-    """Tokens that fuse in all layers together."""
+    """Return how many tokens fuse in all layers together."""
     return run.settings["token_counts"][0] - run.settings["token_counts"][-1]
 
 
 def strategy(run: Run) -> str:
-    """Its strategy in words, with its layer."""
+    """Describe a run's fusion strategy in words, with its layer."""
     if run.settings.get("fusion_plan"):
         return "plan"
     name, layer = run.settings["fusion_strategy"], run.settings.get("fusion_layer")

@@ -1,1 +1,1 @@
-"""What training changes, and the files that hold it between two runs."""
+"""Hold what training changes, and keep it in files between runs."""

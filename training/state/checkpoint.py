@@ -1,4 +1,4 @@
-"""Checkpoints: plain data in one file, whole or not there at all."""
+"""Read and write checkpoints: plain data in one file, which is either whole or absent."""
 
 import argparse
 import os
@@ -14,19 +14,19 @@ from training.state.entries import check_entries, is_plain_tensor, is_settings
 
 
 def save(path: Path, state: dict) -> None:
-    """Write a checkpoint so that a crash at any moment leaves the old file or the new one, never half of one.
+    """Write a checkpoint so that a crash at any moment leaves the whole old file or the whole new one.
 
     Raises:
-        OSError: It can't be written whole, as on a full disk; the old file is still there.
+        OSError: The checkpoint can't be written whole, for example on a full disk; the old file is kept.
     """
     try:
         replace_file(path, lambda file: torch.save(state, file))
-    except RuntimeError as error:  # PyTorch says a full disk in its own words
+    except RuntimeError as error:  # PyTorch reports a full disk as a RuntimeError
         raise OSError(f"{path}: can't be written ({error.__context__ or error})") from error
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside the old one and put it into its place when it is whole and on the disk."""
+    """Write a new file beside the old one, and replace the old one once the new one is whole and on disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -39,24 +39,24 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_leftovers(output_dir: Path) -> None:
-    """Remove what processes that were killed while they wrote have left."""
+    """Remove the temporary files of processes that were killed while writing."""
     for temporary in output_dir.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
 
 
 def find(output_dir: Path) -> list[Path]:
-    """The checkpoints of a run that are there, the last state first."""
+    """Return the checkpoints that exist in a run's directory, the latest state before the best."""
     names = ("checkpoint.pth", "best_checkpoint.pth")
     return [output_dir / name for name in names if (output_dir / name).is_file()]
 
 
 def newest(output_dir: Path) -> tuple[str, dict | None]:
-    """The checkpoint to go on from after an interruption, and its entries; neither where none was written yet.
+    """Return the path and entries of the checkpoint to resume from; ("", None) if none was written yet.
 
-    It is the one that is furthest by epoch and step: copied and touched files are as old as they look.
+    Choose the checkpoint that is furthest by epoch and step. File times don't count: copying a file changes them.
 
     Raises:
-        ValueError: There are checkpoints, and none can be read.
+        ValueError: Checkpoints exist, but none of them can be read.
     """
     best, problems = ("", None), []
     for path in find(output_dir):
@@ -75,29 +75,29 @@ def newest(output_dir: Path) -> tuple[str, dict | None]:
 
 
 def progress(saved: dict) -> tuple[int, int]:
-    """The epoch to train next that a checkpoint names, and the steps of it that are done."""
+    """Return the epoch that a checkpoint would train next, and how many of its steps are already done."""
     return saved.get("epoch", 0), saved.get("sums", {}).get("steps", 0)
 
 
 def load(path: str, flag: str = "--resume") -> dict:
-    """Read a checkpoint of ours or a published one onto the CPU, as plain data: no code in it is run.
+    """Read our own or a published checkpoint onto the CPU as plain data: code in the file is never run.
 
     Args:
-        path: The file, PyTorch's or, by its name, a .safetensors one.
-        flag: What the user named it by, for errors to say.
+        path: A PyTorch file, or a safetensors file if the name ends in .safetensors.
+        flag: The flag that named the file, for error messages.
 
     Returns:
-        Its entries. `model` holds the weights, also where the file holds them bare; `model_ema` their average, if any;
-        `classes` the names of the classes in the order of the head, if they are known.
+        The entries. `model` holds the weights, even if the file is a bare state dict; `model_ema` their average, if
+        there is one; `classes` the class names in the order of the head, if they are known.
 
     Raises:
-        ValueError: The file is missing, broken, or holds anything but tensors and plain data, or no weights.
+        ValueError: The file is missing or broken, holds more than tensors and plain data, or holds no weights.
     """
     if not Path(path).is_file():
         raise ValueError(f"{flag} {path}: no such file")
     try:
         state = load_file(path) if path.endswith(".safetensors") else _load_plain(path)
-    except Exception as error:  # a broken file raises nearly everything
+    except Exception as error:  # a broken file can raise nearly any exception
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{flag} {path}: not a checkpoint of tensors and plain data ({reason})") from None
     if not isinstance(state, dict):
@@ -115,7 +115,7 @@ def load(path: str, flag: str = "--resume") -> dict:
 
 
 def _load_plain(path: str) -> object:
-    # The published Vim files hold their command line as a Namespace, which is plain data too.
+    # The published Vim files store their command line as a Namespace, which is plain data too.
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -133,11 +133,16 @@ def _is_names(entry: object) -> bool:
 
 
 def check_fit(model: nn.Module, weights: dict[str, Tensor], what: str) -> None:
-    """Check that a state dict has exactly the model's keys and shapes, and numbers of their kind.
+    """Check that a state dict has exactly the model's keys and shapes, and floats where the model has floats.
+
+    Args:
+        model: The model that will load the weights.
+        weights: The state dict to check.
+        what: The flag and file of the weights, for error messages.
 
     Raises:
-        ValueError: Keys are missing, unexpected or of another shape or kind; one line says how many and which first, of
-            what.
+        ValueError: Keys are missing, unexpected, or differ in shape or kind of number. One line gives the count of
+            each and the first key.
     """
     own = model.state_dict()
     complaints = {

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its run: each entry of its kind, or refused, so that nothing fails later."""
+"""Check the types of a checkpoint's entries, so that a wrong one is refused at once and nothing fails later."""
 
 import math
 from collections.abc import Iterator
@@ -8,21 +8,21 @@ from torch import Tensor
 
 
 def is_plain_tensor(value: object) -> bool:
-    """Whether it is a tensor whose numbers are all there, one by one: not a sparse, quantized or meta one."""
+    """Return whether a value is an ordinary dense tensor: not sparse, quantized or on the meta device."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
 
 
 def is_settings(value: object) -> bool:
-    """Whether it is a table of names and plain values, as args.json holds them."""
+    """Return whether a value is a dictionary of names and plain values, as in args.json."""
     names = isinstance(value, dict) and all(isinstance(name, str) for name in value)
     return names and all(leaf is None or isinstance(leaf, str | int | float) for leaf in _leaves(value))
 
 
 def check_entries(saved: dict) -> None:
-    """Check what training goes on from, as far as it is there.
+    """Check the entries that training resumes from; missing ones are not an error here.
 
     Raises:
-        ValueError: An entry is of another kind than training writes; says which.
+        ValueError: An entry has another type than the one that training writes; the message names it.
     """
     for name, (fits, kind) in KINDS.items():
         if name in saved and not fits(saved[name]):
@@ -56,7 +56,7 @@ def _is_state(value: object) -> bool:
 
 
 def _leaves(value: object, depth: int = 0) -> Iterator[object]:
-    """What tables and lists hold; they themselves where they are inside one another without end."""
+    """Yield the values inside nested dictionaries and lists; below 20 levels, yield the containers themselves."""
     if depth < 20 and isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _leaves(inner, depth + 1)

@@ -1,4 +1,4 @@
-"""What an optimizer has gathered, by the names of weights: other flags group these in other ways."""
+"""Restore an optimizer's state by the names of weights, since other flags may group the weights differently."""
 
 from copy import deepcopy
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def group_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[str]]:
-    """The names of the model's weights in each of the optimizer's groups."""
+    """Return the names of the model's weights in each of the optimizer's groups."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
 
@@ -15,16 +15,16 @@ def group_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list
 def load_optimizer(
     optimizer: torch.optim.Optimizer, saved: dict, now: list[list[str]], before: list[list[str]] | None
 ) -> None:
-    """Load what an optimizer has gathered, and keep its hyperparameters: those are the flags given now.
+    """Load an optimizer's saved state, but keep its hyperparameters: they follow the flags given now.
 
-    Where weights are grouped in another way now, as by a weight decay of 0 or a first --layer-decay, each finds its own
-    by its name; one that didn't learn before starts anew.
+    If the weights are grouped differently now, for example because of a weight decay of 0 or a new --layer-decay, each
+    weight finds its state by name. A weight that was not trained before starts without state.
 
     Args:
-        optimizer: Takes over what was gathered.
-        saved: Another one's state_dict.
+        optimizer: The optimizer that receives the state.
+        saved: The state_dict of the optimizer that was saved.
         now: Names of the weights in each of the optimizer's groups.
-        before: Those of the other's; None where they are not known, and taken for the same.
+        before: Names of the weights in each of the saved optimizer's groups; if None, assumed to be the same as `now`.
     """
     if before is not None and before != now:
         saved = _regrouped(saved, before, optimizer.state_dict(), now)
@@ -35,18 +35,18 @@ def load_optimizer(
 
 
 def _regrouped(saved: dict, before: list[list[str]], fresh: dict, now: list[list[str]]) -> dict:
-    """What was saved, in the groups of a fresh state_dict."""
+    """Return the saved state, rearranged into the groups of a fresh state_dict."""
     gathered, place = saved["state"], _numbers(saved, before)
     state = {
         number: gathered[place[name]] for name, number in _numbers(fresh, now).items() if place.get(name) in gathered
     }
-    # Some optimizers count a group's steps in it; all groups have made the same.
+    # Some optimizers count steps in each group; the count is the same in all groups.
     steps = {name: value for name, value in saved["param_groups"][0].items() if name == "step"}
     return {"state": state, "param_groups": [group | deepcopy(steps) for group in fresh["param_groups"]]}
 
 
 def _numbers(state: dict, names: list[list[str]]) -> dict[str, int]:
-    """By which number a state_dict knows each weight."""
+    """Map the name of each weight to its number in a state_dict."""
     return {
         name: number
         for group, own in zip(state["param_groups"], names, strict=True)

@@ -1,4 +1,4 @@
-"""What training changes: all that a checkpoint must hold to go on from it."""
+"""Hold everything that training changes, which is also everything that a checkpoint must store to resume."""
 
 from dataclasses import dataclass, field
 
@@ -22,21 +22,21 @@ PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 @dataclass
 class TrainingState:
-    """The moving parts of a training.
+    """Hold the parts of a training that change as it runs.
 
     Attributes:
         model: The model itself, unwrapped.
         ema: Average of its weights, if one is kept.
         opt: timm's name of the optimizer.
         optimizer: Updates the model.
-        scheduler: Sets the learning rate, of each epoch or of each step.
+        scheduler: Sets the learning rate of each epoch or each step.
         scaler: Scales the loss under fp16.
-        settings: The run's flags, as plain data: other programs make the same model from them.
-        classes: Names of the classes in the order of the labels, as far as the data name them.
-        images: How many training images there are; 0 for a stream.
-        updates_per_epoch: Steps of an epoch, where the scheduler goes by steps.
-        epoch: The epoch to train next, or to go on with.
-        sums: What that epoch has summed up so far.
+        settings: The run's flags and facts as plain data, from which other programs build the same model.
+        classes: Names of the classes in the order of the labels, if the data name them.
+        images: Number of training images; 0 for a stream.
+        updates_per_epoch: Steps of an epoch if the scheduler counts steps, else 0.
+        epoch: The epoch to train next, or to continue.
+        sums: Running sums of that epoch.
         best_acc1: Best top-1 on the test images so far, in percent.
     """
 
@@ -55,10 +55,10 @@ class TrainingState:
     best_acc1: float = 0.0
 
     def state_dict(self) -> dict:
-        """Tensors and plain data; `model` and `model_ema` are state dicts under the published key.
+        """Return a checkpoint's entries, tensors and plain data; the weights are in `model`, as in published files.
 
         Raises:
-            FloatingPointError: Among the steps that were not read yet, more are bad than allowed.
+            FloatingPointError: The steps not yet read bring the number of bad steps above the limit.
         """
         return {
             "model": self.model.state_dict(),
@@ -79,11 +79,11 @@ class TrainingState:
         }
 
     def load_state_dict(self, saved: dict) -> None:
-        """Continue from a checkpoint; the model's own weights are loaded before, also for evaluation alone.
+        """Continue from a checkpoint. The model's weights are not loaded here: they must have been loaded before.
 
         Raises:
-            ValueError: The checkpoint holds weights only, comes from another optimizer or grid of patches, or
-                has entries of another kind.
+            ValueError: The checkpoint holds only weights, was trained with another optimizer or grid of patches, or
+                has entries of the wrong type.
         """
         optional = ("settings", "classes", "images", "sums", "optimizer_names")
         missing = [name for name in self.state_dict() if name not in saved and name not in optional]
@@ -93,7 +93,7 @@ class TrainingState:
         if saved["opt"] != self.opt:
             raise ValueError(f"was trained by --opt {saved['opt']} and can't be continued by {self.opt}")
         grid = self.model.patch_embed.grid_size
-        if tuple(saved["grid_size"]) != grid:  # the optimizer's averages would be those of other patches
+        if tuple(saved["grid_size"]) != grid:  # the optimizer's averages would belong to other patches
             raise ValueError(f"was trained on {saved['grid_size']} patches and can't be continued on {grid}")
         try:
             self._load(saved)
@@ -106,7 +106,7 @@ class TrainingState:
         if self.scaler and saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         if self.ema:
-            # A run that kept no average so far starts one from its weights.
+            # A run that kept no average so far starts it from its weights.
             self.ema.module.load_state_dict(saved["model_ema"] or saved["model"])
             self.ema.steps.fill_(saved["ema_steps"])
         self.epoch, self.best_acc1 = saved["epoch"], saved["best_acc1"]
@@ -117,22 +117,22 @@ class TrainingState:
             self.scheduler.step(self.epoch)
 
     def optimizer_mb(self) -> float:
-        """What the optimizer has gathered, in MB of 2**20 bytes."""
+        """Return the size of the optimizer's state in MB of 2**20 bytes."""
         entries = [entry for state in self.optimizer.state.values() for entry in state.values()]
         return sum(entry.nbytes for entry in entries if isinstance(entry, torch.Tensor)) / MB
 
     def set_rate(self) -> None:
-        """Set the learning rate of the step to come, where the scheduler goes by steps."""
+        """Set the learning rate of the next step, if the scheduler counts steps."""
         self.scheduler.step_update(self.epoch * self.updates_per_epoch + self.sums.steps)
 
     def evaluated_models(self) -> list[tuple[str, nn.Module]]:
-        """The models to evaluate, each with the prefix of its scores in the log; an average kept apart is none."""
+        """Return the models to evaluate, each with its prefix in the log; an average on another device is left out."""
         device = next(self.model.parameters()).device
         averages = [("test_ema", self.ema.module)] if self.ema and self.ema.device in (None, device) else []
         return [("test", self.model), *averages]
 
     def finish_epoch(self, acc1: float) -> None:
-        """Count the epoch, with its top-1, and set the learning rate of the next one."""
+        """Count the epoch, note its top-1 in percent, and set the learning rate of the next epoch."""
         self.epoch += 1
         self.sums = EpochSums()
         self.best_acc1 = max(self.best_acc1, acc1)
@@ -140,7 +140,7 @@ class TrainingState:
 
 
 def changed_settings(saved: dict, now: dict) -> list[str]:
-    """Say what differs between a checkpoint's settings and those of now, of what a resumed run can't change."""
+    """Return a line for each setting that a resumed run can't change but that differs from the checkpoint's."""
     labels = {each.name: spelling(each) for each, _ in flags(Settings)} | {
         each.name: told.help for each, told in flags(Facts)
     }
@@ -152,13 +152,16 @@ def changed_settings(saved: dict, now: dict) -> list[str]:
 
 
 def changed_images(saved: dict, now: int) -> list[str]:
-    """Whether there are other training images than for a checkpoint, in words; they may have moved."""
+    """Return a line if the number of training images differs from the checkpoint's; their path may differ."""
     before = saved.get("images") or now
     return [f"the number of training images was {before} and is {now}"] if before != now else []
 
 
 def plateau_state(scheduler: PlateauLRScheduler) -> dict:
-    """What the epoch doesn't tell, as for every other schedule: the best top-1, the epochs since, and the rates."""
+    """Return the state of a plateau schedule, which, unlike all other schedules, does not follow from the epoch alone.
+
+    Its entries: counts (best top-1, epochs since then and the like), restore_lr, and lr, the rate of each group.
+    """
     return {
         "counts": {name: getattr(scheduler.lr_scheduler, name) for name in PLATEAU_COUNTS},
         "restore_lr": scheduler.restore_lr,
@@ -167,10 +170,10 @@ def plateau_state(scheduler: PlateauLRScheduler) -> dict:
 
 
 def load_plateau(scheduler: PlateauLRScheduler, saved: dict) -> None:
-    """Go on from plateau_state, with patience, factor and least rate as they are given now.
+    """Restore what plateau_state returned; patience, factor and minimum rate stay as given now.
 
     Raises:
-        ValueError: The rates are those of other groups of weights.
+        ValueError: The number of the optimizer's groups differs from that of the saved rates.
     """
     if len(saved["lr"]) != len(scheduler.optimizer.param_groups):
         raise ValueError("under --sched plateau, --weight-decay and --layer-decay must group the weights as before")
