@@ -54,7 +54,7 @@ class PatchEmbed(nn.Module):
         self.set_input_size(img_size)
 
     def set_input_size(self, img_size) -> None:
-        """Set the grid of patches for an image size, int or (height, width); raise ValueError if none fits."""
+        """Set the grid of patches for an image size, int or (height, width); raise ValueError unless they tile it."""
         self.img_size = to_2tuple(img_size)
         for size, patch, stride, axis in zip(
             self.img_size, self.patch_size, self.stride, ("height", "width"), strict=True

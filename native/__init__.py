@@ -1,4 +1,4 @@
-"""What rooms with operations in C++ share: compiling them, keeping the build, loading it. Knows no operation."""
+"""Compile, keep and load a package's operations in C++, whatever they are."""
 
 from native.build import cache_directory, load_library
 

@@ -1,4 +1,4 @@
-"""Compile a room's C++ operations at their first use, into PyTorch's extension cache."""
+"""Compile a package's C++ operations at their first use, into PyTorch's extension cache."""
 
 import fcntl
 import hashlib
@@ -20,17 +20,17 @@ FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
 
 
 def load_library(room: Path, what: str, flags: Sequence[str] = ()) -> None:
-    """Load the operations in a room's csrc/ into torch.ops.vim, compiling them first if no sound build is kept.
+    """Load the operations in a package's csrc/ into torch.ops.vim, compiling them first unless the cache has them.
 
-    Of several processes one compiles while the others wait.
+    If several processes call it, one compiles while the rest wait.
 
     Args:
         room: The package's folder.
-        what: What it does, for messages: the C++ `what`.
-        flags: For its compiler, after FLAGS.
+        what: What the operations do, for messages that speak of "the C++ WHAT".
+        flags: Compiler flags in addition to FLAGS.
 
     Raises:
-        RuntimeError: There is no compiler or it fails; one line says why.
+        RuntimeError: There is no compiler, it fails, or the library can't be saved or loaded; one line says why.
     """
     try:
         sources, flags = room / "csrc", [*FLAGS, *flags]
@@ -48,13 +48,13 @@ def load_library(room: Path, what: str, flags: Sequence[str] = ()) -> None:
 
 
 def cache_directory() -> Path:
-    """PyTorch's cache of extensions; found without importing its builder, which takes a second."""
+    """Return PyTorch's cache of extensions, without importing PyTorch's builder, which takes a second."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or home / "torch_extensions")
 
 
 def _fingerprint(sources: Path, flags: Sequence[str]) -> str:
-    """What a build depends on: sources, compiler flags, PyTorch and the processor's instructions."""
+    """Hash what a build depends on: sources, compiler flags, PyTorch and the processor's instructions."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     processor = [line for line in lines if line.startswith(("flags", "Features"))][:1] or [platform.processor()]
@@ -72,7 +72,7 @@ def _locked(path: Path):
 
 
 def _is_sound(library: Path) -> bool:
-    """Whether this is the whole library that was once built: loading half of one could kill the process."""
+    """Return whether the library is complete, as it was built: loading half of one could kill the process."""
     stamp = _checksum_file(library)
     return library.exists() and stamp.exists() and stamp.read_text() == _checksum(library)
 
@@ -86,19 +86,19 @@ def _checksum(library: Path) -> str:
 
 
 def _compile(folder: Path, sources: Path, flags: Sequence[str], what: str) -> None:
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns if there is no GPU
     from torch.utils import cpp_extension
 
     compiler = cpp_extension.get_cxx_compiler()
     if not shutil.which(compiler):
         raise RuntimeError(f"no C++ compiler ({compiler}): apt-get install g++")
-    # pip's ninja lies beside this Python, which is on no path unless the environment is activated.
+    # pip's ninja is in this Python's folder, which is on the path only if the environment is activated.
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}"
     if not shutil.which("ninja"):
         raise RuntimeError("no ninja: pip install ninja")
     print(f"compiling the C++ {what}, once for this machine (about 15 s) ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    shutil.rmtree(folder, ignore_errors=True)  # whatever an interrupted build left
+    shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted build
     folder.mkdir()
     try:
         cpp_extension.load(

@@ -44,7 +44,7 @@ PROGRAM = "bench_data.py"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings(Settings):
-    """What bench_data.py can be told beside a command line of main.py."""
+    """Hold the settings of bench_data.py: its own and those of main.py."""
 
     TITLE: ClassVar[str | None] = "benchmark"
 
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def images_per_second(loader: DataLoader, seconds: float) -> float:
-    """The rate over so many seconds, once each process has given a batch."""
+    """Measure the rate over `seconds` seconds, after each process has given a batch."""
     batches = endless(loader)
     for _ in range(loader.num_workers + 1):
         next(batches)
@@ -88,7 +88,7 @@ def images_per_second(loader: DataLoader, seconds: float) -> float:
 
 
 def endless(loader: DataLoader) -> Iterator:
-    """Epoch after epoch."""
+    """Yield the batches of epoch after epoch."""
     for epoch in itertools.count():
         loader.sampler.set_epoch(epoch)
         yield from loader

@@ -28,7 +28,7 @@ import ssm
 from ssm.__main__ import scan_inputs
 from training.runtime.machine import device_name, versions
 
-# As many tokens of 24 layers fused by each, as in scripts/tables.sh: strategy, layer, tokens a layer.
+# Strategy, layer, tokens fused in each layer: about the same total over 24 layers, as in scripts/tables.sh.
 STRATEGIES = {
     "all": ("all", None, 7),
     "interleaved": ("interleaved", None, 14),
@@ -39,7 +39,7 @@ WARM_UP = 2
 
 
 def backends(device: str) -> list[str]:
-    """The backends that run on the device, the reference last."""
+    """Return the backends that run on the device, the reference last."""
 
     def runs(name: str) -> bool:
         if ssm.unavailable(name):
@@ -55,7 +55,7 @@ def backends(device: str) -> list[str]:
 
 
 def measure(step: Callable[[], None], device: str, runs: int, warm_up: int = WARM_UP) -> dict:
-    """Median milliseconds of a step, and the peak memory in MiB of all; a row that says what failed, if it does."""
+    """Return a step's median milliseconds and, on a GPU, the peak memory in MiB; if a step fails, say why."""
     on_gpu, times = device == "cuda", []
     try:
         for run in range(warm_up + runs):
@@ -68,7 +68,7 @@ def measure(step: Callable[[], None], device: str, runs: int, warm_up: int = WAR
             times.append(1000 * (time.perf_counter() - start))
     except torch.OutOfMemoryError:
         return {"failed": "out of memory"}
-    except Exception as error:  # a row that fails must not lose the others
+    except Exception as error:  # one failed row must not lose the rest
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     row = {"ms": round(median(times[warm_up:]), 3)}
     return row | ({"peak_mib": round(torch.cuda.max_memory_allocated() / 2**20)} if on_gpu else {})
@@ -151,7 +151,7 @@ def report(name: str, row: dict) -> dict:
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """A type for argparse: BxLxDxN."""
+    """Parse sizes written as BxLxDxN, for argparse."""
     numbers = text.split("x")
     if len(numbers) != 4 or not all(number.isdigit() and int(number) for number in numbers):
         raise argparse.ArgumentTypeError(f"must be four sizes as in 128x197x384x16, not {text}")

@@ -32,12 +32,12 @@ SCANS = ((8, 197, 384, 16), (64, 65, 192, 16))
 
 
 def loop(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
-    """Plain PyTorch: one token after the other, time split with unbind."""
+    """Scan in plain PyTorch, one token after the other, split by unbind."""
     return reference._scan(u, delta, B, C, z, A, D, delta_bias, False)
 
 
 def parallel(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
-    """A scan of logarithmic depth in PyTorch (Hillis and Steele): all tokens at once, in log2(L) rounds."""
+    """Scan in PyTorch with logarithmic depth (Hillis and Steele): all tokens at once, in log2(L) rounds."""
     dt = F.softplus(delta + delta_bias)
     decay = torch.exp(dt.unsqueeze(-1) * A)
     h = (dt * u).unsqueeze(-1) * B.unsqueeze(2)
@@ -51,25 +51,25 @@ def parallel(u, delta, A, B, C, D, z, delta_bias) -> Tensor:
 
 
 def compiled(*inputs: Tensor) -> Tensor:
-    """The C++ operation."""
+    """Scan by the C++ operation."""
     with ssm.use_backend("cpu"):
         return ssm.selective_scan(*inputs)
 
 
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """PyTorch's own depthwise convolution."""
+    """Convolve by PyTorch's own depthwise convolution."""
     padded = F.pad(x.transpose(1, 2), (weight.shape[1] - 1, 0))
     return F.silu(F.conv1d(padded, weight.unsqueeze(1), bias, groups=x.shape[2])).transpose(1, 2)
 
 
 def compiled_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The C++ operation."""
+    """Convolve by the C++ operation."""
     with ssm.use_backend("cpu"):
         return ssm.causal_conv1d(x, weight, bias)
 
 
 def kept_mib(op, inputs: list[Tensor]) -> float:
-    """What autograd keeps for the backward pass beside the inputs, in MiB."""
+    """Return the MiB that autograd saves for the backward pass beside the inputs."""
     storages = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def kept_mib(op, inputs: list[Tensor]) -> float:
 
 
 def measure(contenders: dict, inputs: list[Tensor], runs: int) -> list[dict]:
-    """Median and spread of forward and backward together for every contender, in milliseconds."""
+    """Return the median and spread of each contender's forward and backward together, in milliseconds."""
     upstream = torch.randn_like(inputs[0])
     expected = next(iter(contenders.values()))(*inputs)
     for op in contenders.values():
@@ -93,7 +93,7 @@ def measure(contenders: dict, inputs: list[Tensor], runs: int) -> list[dict]:
     times = {name: [] for name in contenders}
     for _ in range(runs):
         for name, op in contenders.items():
-            # The runs before the counted one meet the memory and caches as the other contender left them.
+            # The uncounted runs absorb the state in which the previous contender left memory and caches.
             for counted in (False, False, True):
                 start = time.perf_counter()
                 torch.autograd.grad(op(*inputs), inputs, upstream)

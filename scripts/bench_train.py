@@ -32,14 +32,14 @@ from training.runtime.machine import device_name, versions
 
 
 def plan(text: str, depth: int) -> tuple[int, ...]:
-    """The plan that STRATEGY, STRATEGY:R or STRATEGY:K:R says."""
+    """Make the plan written as STRATEGY, STRATEGY:R or STRATEGY:K:R."""
     strategy, *numbers = text.split(":")
     *layer, tokens = map(int, numbers or [0])
     return fusion.plan(strategy, depth, *(layer or [None]), tokens=tokens)
 
 
 class Contender:
-    """One way to train the model, and the times of its steps."""
+    """Train the model in one way, and hold the times of its steps."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Contender:
 
 
 def kept_mib(contender: Contender) -> float:
-    """What autograd keeps for the backward pass beside the parameters, in MiB."""
+    """Return the MiB that autograd saves for the backward pass beside the parameters."""
     storages = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def kept_mib(contender: Contender) -> float:
         for tensor in filter(torch.is_tensor, inputs[0]):
             keep(tensor)
 
-    # Layers that are computed again keep their inputs where no hook of autograd sees it.
+    # Layers that are recomputed save their inputs where no hook of autograd sees it.
     blocks = contender.model.layers if contender.model.grad_checkpointing else []
     handles = [block.register_forward_pre_hook(keep_input) for block in blocks]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -101,7 +101,7 @@ def kept_mib(contender: Contender) -> float:
 
 
 def gemms(contender: Contender) -> list[tuple[int, int, int]]:
-    """(rows, in, out) of every matrix product of a forward pass; the patch embedding is one too."""
+    """Return (rows, in, out) of every matrix product of a forward pass, the patch embedding included."""
     found = []
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -123,7 +123,7 @@ def gemms(contender: Contender) -> list[tuple[int, int, int]]:
 
 
 def gemm_seconds(shapes: list[tuple[int, int, int]]) -> float:
-    """Time of the products alone: x W', and for the gradients g W and g' x."""
+    """Time the products alone: x W', and for the gradients g W and g' x."""
     operands = [(torch.randn(n, i), torch.randn(o, i), torch.randn(n, o)) for n, i, o in shapes]
     start = time.perf_counter()
     for x, weight, gradient in operands:
@@ -134,7 +134,7 @@ def gemm_seconds(shapes: list[tuple[int, int, int]]) -> float:
 
 
 def fusion_seconds(contender: Contender) -> float:
-    """Time of matching and merging alone, forward and backward, at the lengths of every layer."""
+    """Time matching and merging alone, forward and backward, at the lengths of every layer."""
     model, batch = contender.model, len(contender.images)
     tokens = model._embed(contender.images)
     hidden = tokens.hidden.detach()
@@ -153,7 +153,7 @@ def fusion_seconds(contender: Contender) -> float:
 
 
 def build_contenders(args: argparse.Namespace) -> dict[str, Contender]:
-    """All that is measured, by name; ValueError for a plan that can't be."""
+    """Build all that is measured, by name; raise ValueError if a plan is not possible."""
     contenders = {
         "reference scan": Contender(args, backend="reference"),
         "no fusion": Contender(args),

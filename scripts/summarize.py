@@ -34,8 +34,8 @@ COLUMNS = (
     *("run", "strategy", "fused", "seeds", "epochs", "best top-1 %", "top-1 %", "s / epoch", "x time", "total"),
     *("training MB", "x memory", "peak MB", "M mult-adds", "x tokens", "tokens at the end"),
 )
-SHOWN = ("run", "strategy", "fused", "epochs", "top-1 %", "s / epoch", "x time", "x memory")  # what a page has room for
-LEGEND_SIGNS = 130  # that a legend line as wide as the figure holds
+SHOWN = ("run", "strategy", "fused", "epochs", "top-1 %", "s / epoch", "x time", "x memory")  # as many as fit on a page
+LEGEND_SIGNS = 130  # signs that fit in a legend line as wide as the figure
 PLACES = {"top-1 %": 2, "best top-1 %": 2, "s / epoch": 1, "x time": 2, "x memory": 2, "x tokens": 2}
 
 
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def chosen_columns(text: str) -> list[str]:
-    """The columns that --columns names, in its order; ValueError for a name that there isn't."""
+    """Return the columns that --columns names, in its order; raise ValueError if a name is unknown."""
     names = list(COLUMNS) if text == "all" else [name.strip() for name in text.split(",")]
     for name in names:
         check_known("--columns", name, COLUMNS)
@@ -79,7 +79,7 @@ def chosen_columns(text: str) -> list[str]:
 
 
 def row(runs: list[Run], experiments: list[list[Run]]) -> dict[str, str]:
-    """An experiment's cells by column; empty where no epoch is done, or no run without fusion is there to compare."""
+    """Return an experiment's cells by column; empty without a finished epoch, or a run without fusion to compare."""
     first, plain = runs[0], baseline(runs, experiments)
     counts, flops = first.settings["token_counts"], first.settings.get("flops")
     cells = dict.fromkeys(COLUMNS, "") | {
@@ -102,7 +102,7 @@ def row(runs: list[Run], experiments: list[list[Run]]) -> dict[str, str]:
 
 
 def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[float]]:
-    """Each measured column's value of every run; ratios are to the run that fuses nothing of the same seed."""
+    """Return each measured column's values, one for each run; ratios are to the run of the same seed without fusion."""
     found = {
         "best top-1 %": [run.largest("test_acc1") for run in runs],
         "top-1 %": [run.epochs[-1]["test_acc1"] for run in runs],
@@ -121,12 +121,12 @@ def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[flo
 
 
 def same_seed(run: Run, among: list[Run]) -> Run | None:
-    """The one of the same seed, which most likely ran on the same day and revision."""
+    """Return the run of the same seed, which most likely ran on the same day and revision; None without one."""
     return next((other for other in among if other.settings.get("seed") == run.settings.get("seed")), None)
 
 
 def unpaired(runs: list[Run], experiments: list[list[Run]]) -> list[str]:
-    """A line about each run that keeps its row from "x time", since the run without fusion has no such seed."""
+    """Make a line for each run that leaves its row without "x time": no run without fusion has its seed."""
     plain = baseline(runs, experiments)
     return [
         f"{run.source}: no x time and x memory, since no run without fusion has its seed, {run.settings.get('seed')}"
@@ -136,14 +136,14 @@ def unpaired(runs: list[Run], experiments: list[list[Run]]) -> list[str]:
 
 
 def spread(values: list[float], places: int) -> str:
-    """The mean of the values, ± their standard deviation where there are several."""
+    """Format the mean of the values, ± their standard deviation if there are several."""
     found = Spread.of(values)
     around = "" if found.deviation is None else f" ± {found.deviation:.{places}f}"
     return f"{found.mean:.{places}f}{around}"
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    """A table for a README, columns aligned."""
+    """Format the table for a README, columns aligned."""
     lines = [list(rows[0]), *(list(cells.values()) for cells in rows)]
     lines = [[re.sub(r"([\\|`*_<>\[\]~])", r"\\\1", one_line(cell)) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -158,7 +158,7 @@ def one_line(cell: str) -> str:
 
 
 def comma_separated(rows: list[dict[str, str]]) -> str:
-    """The table for a spreadsheet."""
+    """Format the table for a spreadsheet."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -167,7 +167,7 @@ def comma_separated(rows: list[dict[str, str]]) -> str:
 
 
 def latex(rows: list[dict[str, str]]) -> str:
-    """The table for a paper, with the rules of the package booktabs."""
+    """Format the table for a paper, with the rules of the package booktabs."""
     signs = {sign: f"\\{sign}" for sign in "%_&#{}$"}
     named = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
     signs |= {sign: rf"\text{name}{{}}" for sign, name in named.items()} | {"±": r"$\pm$"}
@@ -185,7 +185,7 @@ FORMATS = {"markdown": markdown, "csv": comma_separated, "latex": latex}
 
 
 def draw(experiments: list[list[Run]]) -> Figure:
-    """Accuracy against time and memory, and accuracy and memory of every epoch; a colour for each experiment."""
+    """Draw accuracy against time and memory, and both by epoch; one colour for each experiment."""
     drawn = [group for group in experiments if group[0].epochs]
     names = [_label(runs) for runs in drawn]
     columns = max(1, min(6, LEGEND_SIGNS // (max(map(len, names), default=0) + 6)))
@@ -211,11 +211,11 @@ def draw(experiments: list[list[Run]]) -> Figure:
 
 
 def _label(runs: list[Run]) -> str:
-    """What the legend calls an experiment."""
+    """Return the legend's name of an experiment."""
     first = runs[0]
     unfinished = "" if first.complete else f" ({len(first.epochs)} of {first.settings['last_epoch']} epochs)"
     label = textwrap.shorten(f"{common_name(runs)}, {fused(first)} fused{unfinished}", LEGEND_SIGNS - 6)
-    return label.replace("$", r"\$")  # which would begin a formula
+    return label.replace("$", r"\$")  # a plain $ would begin a formula
 
 
 def _draw_experiment(axes: list[list[Axes]], runs: list[Run], style: dict) -> None:

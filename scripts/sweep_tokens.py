@@ -56,7 +56,7 @@ COLUMNS = ("strategy", "fused", "left", "mega_macs", "acc1", "images_per_second"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepChoices:
-    """What is swept, and how it is measured."""
+    """Choose what is swept, and how it is measured."""
 
     TITLE: ClassVar[str | None] = "sweep"
 
@@ -78,7 +78,7 @@ class SweepChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings(DataSettings, FusionMethodSettings, SweepChoices, CheckpointSettings):
-    """What sweep_tokens.py can be told."""
+    """Hold the settings of sweep_tokens.py."""
 
 
 def get_args_parser() -> Parser:
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = get_args_parser()
     with in_one_line(program=PROGRAM):
         saved = checkpoint.load(parser.read(argv).resume)
-        # The run's own fusion is not what is swept.
+        # The sweep replaces the run's own fusion.
         run = {name: value for name, value in saved.get("settings", {}).items() if not name.startswith("fusion_")}
         settings = parse_over(parser, argv, run)
         datasets.check_indexed(settings)
@@ -116,13 +116,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def build_contenders(settings: SweepSettings, model: VisionMamba) -> tuple[list[tuple], list[str]]:
-    """Every strategy at every budget that fits the model, fusing none first; and what doesn't fit, with the reason.
+    """Build every strategy at every budget that fits the model, fusing none first; and say what doesn't fit, and why.
 
     Returns:
         (strategy, plan, method) of each, and a line about each misfit.
 
     Raises:
-        ValueError: A strategy that there isn't, or a method without effect.
+        ValueError: A strategy is unknown, or a choice of the method has no effect.
     """
     depth, method = (
         len(model.layers),
@@ -148,14 +148,14 @@ def build_contenders(settings: SweepSettings, model: VisionMamba) -> tuple[list[
 
 
 def load_images(settings: SweepSettings, classes: list[str] | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The test images in batches."""
+    """Load the test images, in batches."""
     test_set, _ = datasets.build_dataset(False, settings, classes)
     spread = torch.linspace(0, len(test_set) - 1, min(settings.images, len(test_set))).long().tolist()
     return list(DataLoader(Subset(test_set, spread), settings.eval_batch_size))
 
 
 def measure(contenders: list[tuple], model: VisionMamba, batches: list, world: World, rounds: int) -> list[dict]:
-    """Accuracy of each contender, and the median of its speed and memory over rounds in which all take their turn."""
+    """Measure each contender's accuracy, speed and memory: medians over rounds in which all take turns."""
     images = sum(len(labels) for _, labels in batches)
     memory = PeakMemory(world.device)
     evaluate(model, batches[:2], world)  # warms up
@@ -211,7 +211,7 @@ def write(rows: list[dict], output_dir: Path, settings: SweepSettings, world: Wo
 
 
 def draw(rows: list[dict]) -> Figure:
-    """Accuracy against tokens fused, and against speed; a line for each strategy, from fusing none."""
+    """Draw accuracy against tokens fused and against speed; a line for each strategy, starting at no fusion."""
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, column, label in zip(

@@ -21,13 +21,14 @@ from ssm.triton import launch, offline
 
 
 class GPU(NamedTuple):
-    """A GPU, by its data sheet.
+    """Describe a GPU, by its data sheet.
 
     Attributes:
-        capability: What kernels are compiled for.
-        processors: Each issues 4 instructions of a warp a clock, and makes 16 special functions.
+        capability: Compute capability that kernels are compiled for.
+        processors: Number of processors; in a clock, each issues 4 instructions of a warp and computes 16 special
+            functions.
         clock: Boost clock in Hz.
-        bandwidth: Of its memory, in bytes a second.
+        bandwidth: Bandwidth of its memory, in bytes per second.
     """
 
     name: str
@@ -45,7 +46,7 @@ TOKENS = (launch.CONV_TOKENS, launch.FORWARD_TOKENS, launch.BACKWARD_TOKENS, lau
 
 
 class Case(NamedTuple):
-    """One way to call the operations, which makes kernels of its own."""
+    """Describe one way to call the operations; each compiles different kernels."""
 
     channels: int = 384
     states: int = STATES
@@ -71,7 +72,7 @@ CASES = (
 
 
 def call(case: Case, length: int = 37, batch: int = 2) -> None:
-    """Call both operations and their gradients, with views as the mixer has them."""
+    """Call both operations and their gradients, with views like the mixer's."""
     D, N, dtype = case.channels, case.states, getattr(torch, case.dtype)
     x, z = torch.empty(batch, length, 2 * D, dtype=dtype).chunk(2, dim=-1)
     _, B, C = torch.empty(batch, length, D // 32 + 2 * N, dtype=dtype).split((D // 32, N, N), dim=-1)
@@ -85,7 +86,7 @@ def call(case: Case, length: int = 37, batch: int = 2) -> None:
 
 
 def compile_case(case: Case, capability: int) -> dict[str, dict]:
-    """What each kernel needs; instructions for one token."""
+    """Compile a case's kernels and return what each needs, with instructions for one token."""
     choose, launch.block_width = launch.block_width, lambda *counts: case.block
     try:
         with offline.compiling_for(capability) as kernels:
@@ -100,7 +101,7 @@ def compile_case(case: Case, capability: int) -> dict[str, dict]:
 
 
 def bytes_moved(batch: int, channels: int) -> dict[str, int]:
-    """Bytes that each kernel reads and writes for one direction of one layer in bf16, everything once."""
+    """Return the bytes that each kernel reads and writes for one direction of one layer in bf16, everything once."""
     token = batch * LENGTH * channels * 2  # one tensor of activations
     BC = batch * LENGTH * 2 * STATES * 4
     states = batch * math.ceil(LENGTH / launch.BACKWARD_TOKENS) * STATES * channels * 4
@@ -115,7 +116,7 @@ def bytes_moved(batch: int, channels: int) -> dict[str, int]:
 
 
 def predict(gpu: GPU, kernels: dict[str, dict], channels: int, batch: int = 128) -> dict[str, dict]:
-    """Milliseconds that each kernel takes at least in a step of training, by what limits it."""
+    """Return the milliseconds that each kernel takes at least in a training step, by each thing that limits it."""
     rows = {}
     for name, moved in bytes_moved(batch, channels).items():
         width = launch.CONV_BLOCK if name.startswith("convolution") else 32
@@ -131,7 +132,7 @@ def predict(gpu: GPU, kernels: dict[str, dict], channels: int, batch: int = 128)
 
 
 def kernel_table(kernels: dict[str, dict[str, dict]]) -> str:
-    """A line for each kernel and case, its cells for all GPUs; what is as in the first case is left out."""
+    """Make a line for each kernel and case, with cells for all GPUs; leave out cases like an earlier one."""
     columns = {"registers": "d", "shared": "d", "spilled": "d", "issued": ".0f", "special": ".1f"}
     gpus = " / ".join(f"sm_{capability}" for capability in kernels)
     lines = [
@@ -164,7 +165,7 @@ def prediction_table(predictions: dict[str, dict[str, dict]]) -> str:
 
 
 def report() -> dict:
-    """Everything that is measured and predicted."""
+    """Return all needs of kernels and all predictions."""
     kernels = {}
     for gpu in GPUS:
         kernels[str(gpu.capability)] = {}

@@ -1,6 +1,6 @@
-"""The state space of Vision Mamba: a causal convolution and a selective scan, and the mixer made of them.
+"""Compute Vision Mamba's state space: a causal convolution, a selective scan, and the mixer made of them.
 
-`python -m ssm` says which implementations of the two operations run on this machine, and what would mend the others.
+`python -m ssm` says which implementations of the two operations run on this machine, and what the rest would need.
 """
 
 from ssm.backends import BACKENDS, causal_conv1d, pick, selective_scan, unavailable, use_backend

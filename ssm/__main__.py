@@ -13,12 +13,12 @@ import ssm
 from ssm import cuda, reference, speed
 from ssm.backends import BACKENDS
 
-SMALL = {"B": 2, "L": 65, "D": 96, "N": 16}  # of which errors are taken, in fp64
+SMALL = {"B": 2, "L": 65, "D": 96, "N": 16}  # errors are measured at this size
 DEVICES = ("cpu", "cuda")
 
 
 def scan_inputs(B: int, L: int, D: int, N: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list:
-    """Inputs of selective_scan with magnitudes as in a trained model, each a leaf that wants a gradient."""
+    """Make inputs of selective_scan with magnitudes as in a trained model, each a leaf that requires a gradient."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -30,14 +30,14 @@ def scan_inputs(B: int, L: int, D: int, N: int, device: str = "cpu", dtype: torc
 
 
 def outputs_and_gradients(scan, inputs: list, reverse: bool) -> list[torch.Tensor]:
-    """The output and all gradients of a scan, on the CPU in fp64."""
+    """Return the output and all gradients of a scan, on the CPU in fp64."""
     out = scan(*inputs, reverse=reverse)
     grads = torch.autograd.grad(out, inputs, torch.ones_like(out))
     return [tensor.detach().double().cpu() for tensor in (out, *grads)]
 
 
 def largest_error(name: str, device: str) -> float:
-    """Largest difference to the reference in fp64, over the largest value, of output and gradients, either way."""
+    """Return the largest relative error of output and gradients, both directions, against the reference in fp64."""
     worst = 0.0
     for reverse in (False, True):
         exact = scan_inputs(**SMALL, dtype=torch.float64)
@@ -50,13 +50,13 @@ def largest_error(name: str, device: str) -> float:
 
 
 def devices(name: str) -> list[str]:
-    """The devices here that a backend runs on."""
+    """Return the devices of this machine that a backend runs on."""
     with ssm.use_backend(name):
         return [device for device in DEVICES if runs_on(device)]
 
 
 def runs_on(device: str) -> bool:
-    """Whether the chosen backend runs on a device that is here."""
+    """Return whether this machine has the device and the chosen backend runs on it."""
     try:
         ssm.pick(device)
     except ValueError:
@@ -65,7 +65,7 @@ def runs_on(device: str) -> bool:
 
 
 def seconds(name: str, device: str, inputs: list) -> float:
-    """The time of one scan, forward and backward."""
+    """Return the time of one scan, forward and backward."""
     with ssm.use_backend(name):
         start = time.perf_counter()
         out = ssm.selective_scan(*inputs)
@@ -76,7 +76,7 @@ def seconds(name: str, device: str, inputs: list) -> float:
 
 
 def in_turn(contenders: list[tuple[str, str]], shape: dict, rounds: int) -> dict[tuple[str, str], float]:
-    """The median time of each backend on its device, in seconds, over rounds in which all take their turn."""
+    """Return the median seconds of each backend on its device, over rounds in which all take turns."""
     inputs = {device: scan_inputs(**shape, device=device) for _, device in contenders}
     times = {contender: [] for contender in contenders}
     for turn in range(rounds + 1):  # the first one warms up
@@ -88,7 +88,7 @@ def in_turn(contenders: list[tuple[str, str]], shape: dict, rounds: int) -> dict
 
 
 def exactness(name: str, device: str) -> tuple[str, bool]:
-    """What a backend does when it is run: its largest error, or how it fails; and whether it works."""
+    """Run a backend and return its largest error, or how it fails, as text, and whether it works."""
     try:
         return f"largest error {largest_error(name, device):.1e}", True
     except Exception as error:  # whatever a broken installation raises is what the report is for
@@ -97,7 +97,7 @@ def exactness(name: str, device: str) -> tuple[str, bool]:
 
 
 def report(shape: dict, rounds: int) -> list[str]:
-    """A line for each backend and device: what is in its way, or its error and its time."""
+    """Make a line for each backend and device: its error and time, or why it doesn't run."""
     found = {}
     for name in BACKENDS[1:]:
         reason = ssm.unavailable(name)
@@ -116,13 +116,13 @@ def report(shape: dict, rounds: int) -> list[str]:
 
 
 def keep(times: dict[tuple[str, str], float]) -> Path | None:
-    """Keep the times of a GPU's own backends, by which `auto` chooses from then on; the file, if there are any."""
+    """Save the times of the backends for GPUs, by which `auto` chooses; return the file, None without times."""
     on_gpu = {name: 1000 * took for (name, device), took in times.items() if device == "cuda" and name != "reference"}
     return speed.remember(on_gpu) if on_gpu else None
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    """The parser of python -m ssm."""
+    """Make the parser of python -m ssm."""
     parser = argparse.ArgumentParser(
         "python -m ssm", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -138,7 +138,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """A type for argparse: a whole number of at least 1."""
+    """Parse a whole number of at least 1, for argparse."""
     value = int(text) if text.isdigit() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")

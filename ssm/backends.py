@@ -1,20 +1,21 @@
-"""Which implementation of the two operations runs: chosen by name, or by the device and what is installed.
+"""Choose the implementation of the two operations: by name, or by the device and what is installed.
 
 A backend is a module with `unavailable`, with the two operations `causal_conv1d` and `selective_scan` as ssm.reference
-defines them, and with the primitives on which the mixer's own backward pass stands. Primitives run without autograd,
-take x, u, delta, B, C and z with any strides of images and tokens, and write into the buffers that they are handed:
+defines them, and with the primitives that the mixer's own backward pass uses. Primitives run without autograd, take x,
+u, delta, B, C and z with any strides over images and tokens, and write into buffers that the caller gives:
 
     causal_conv1d_backward(grad, x, weight, bias, *, reverse, dx, add) -> (dweight, dbias)
         Fill dx [B, L, D], or add to it if `add`.
     selective_scan_forward(u, delta, A, B, C, D, z, delta_bias, *, reverse, out=None, keep=True, lean=False)
         -> (out, saved)
         Add to out [B, L, D] if it is given, else make it. `saved` is a tuple of tensors for the backward pass, empty
-        unless `keep`; if `lean`, they hold neither u nor delta, which the backward pass gets anew.
+        unless `keep`; if `lean`, they hold neither u nor delta, which the mixer recomputes for the backward pass.
     selective_scan_backward(grad, saved, u, delta, A, B, C, D, z, delta_bias, *, reverse, dB, dC, dz, add)
         -> (du, ddelta, dA, dD, ddelta_bias)
-        Fill dB and dC [B, L, N] and dz [B, L, D], or add to dz (alone) if `add`.
+        Fill dB and dC [B, L, N] and dz [B, L, D], or add to dz (but not to dB and dC) if `add`.
 
-Buffers are slices of wider tensors whose channels lie side by side, in the dtype of what they belong to.
+Buffers may be slices of wider tensors. Their channels are contiguous, and their dtype is that of the tensor whose
+output or gradient they hold.
 """
 
 from types import ModuleType
@@ -27,12 +28,12 @@ from ssm import cpu, cuda, reference, speed, triton
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 _MODULES = {"reference": reference, "cpu": cpu, "triton": triton, "cuda": cuda}
-_FOR_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # what auto tries, in this order
+_FOR_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # the backends that auto tries, in this order
 _chosen = "auto"
 
 
 class Choice(NamedTuple):
-    """The backend that runs, and why.
+    """Hold which backend runs, and why.
 
     Attributes:
         name: `reference`, `cpu`, `triton` or `cuda`.
@@ -47,10 +48,10 @@ class use_backend:  # noqa: N801, it is called like a function
     """Choose the backend from now on, or inside a `with` block only.
 
     Args:
-        name: One of BACKENDS; `auto` picks for each device the fastest that is there.
+        name: One of BACKENDS; `auto` picks the fastest that is available for each device.
 
     Raises:
-        ValueError: An unknown name, or a backend that can't run here; says what would mend it.
+        ValueError: The name is unknown, or the backend can't run here; says what would make it run.
     """
 
     def __init__(self, name: str) -> None:
@@ -71,12 +72,12 @@ class use_backend:  # noqa: N801, it is called like a function
 
 
 def unavailable(name: str) -> str | None:
-    """Why a backend can't run here, in one line; None if it can."""
+    """Return in one line why a backend can't run here, None if it can."""
     return None if name in ("auto", "reference") else _MODULES[name].unavailable()
 
 
 def pick(device_type: str) -> Choice:
-    """The backend that runs on a device.
+    """Return the backend that runs on a device, and why.
 
     Args:
         device_type: `cpu`, `cuda`, ...
@@ -104,7 +105,7 @@ def _runs_on(name: str, device_type: str) -> bool:
     return name == "reference" or name in _FOR_DEVICE.get(device_type, ()) or interpreted
 
 
-@torch._dynamo.assume_constant_result  # torch.compile takes the choice as it is when it compiles
+@torch._dynamo.assume_constant_result  # torch.compile keeps the choice made when it compiles
 def _picked(device_type: str) -> str:
     return pick(device_type).name
 
@@ -114,12 +115,12 @@ def _module(device: torch.device) -> ModuleType:
 
 
 def primitives(device: torch.device) -> ModuleType:
-    """The backend that runs on a device, for its primitives."""
+    """Return the module of the backend that runs on a device, for its primitives."""
     return _module(device)
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
-    """Depthwise causal convolution and SiLU by the chosen backend; arguments as in ssm.reference."""
+    """Compute the depthwise causal convolution and SiLU by the chosen backend; arguments as in ssm.reference."""
     return _module(x.device).causal_conv1d(x, weight, bias, reverse=reverse)
 
 
@@ -135,5 +136,5 @@ def selective_scan(
     *,
     reverse: bool = False,
 ) -> Tensor:
-    """Selective scan by the chosen backend; arguments as in ssm.reference."""
+    """Compute the selective scan by the chosen backend; arguments as in ssm.reference."""
     return _module(u.device).selective_scan(u, delta, A, B, C, D, z, delta_bias, reverse=reverse)

@@ -1,4 +1,4 @@
-"""The primitives of backends whose operations bring their own autograd: ssm.backends says what they are."""
+"""Make the primitives of ssm.backends for backends whose operations have their own autograd."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def causal_conv1d_backward(op: Callable) -> Callable:
-    """The primitive from the operation: it runs once more, then backward."""
+    """Make the primitive from the operation: run it again, then backward."""
 
     def primitive(
         grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool, dx: Tensor, add: bool
@@ -21,7 +21,7 @@ def causal_conv1d_backward(op: Callable) -> Callable:
 
 
 def selective_scan_forward(op: Callable) -> Callable:
-    """The primitive from the operation: it keeps the graph that autograd recorded, or nothing if lean."""
+    """Make the primitive from the operation: it saves the graph that autograd recorded, or nothing if lean."""
 
     def primitive(
         *inputs: Tensor, reverse: bool, out: Tensor | None = None, keep: bool = True, lean: bool = False
@@ -37,7 +37,7 @@ def selective_scan_forward(op: Callable) -> Callable:
 
 
 def selective_scan_backward(op: Callable) -> Callable:
-    """The primitive from the operation: backward through the graph that was kept, or through one made anew."""
+    """Make the primitive from the operation: run backward through the saved graph, or through a new one."""
 
     def primitive(
         grad: Tensor,
@@ -50,7 +50,7 @@ def selective_scan_backward(op: Callable) -> Callable:
         add: bool,
     ) -> tuple[Tensor, ...]:
         out, *leaves = saved or _flat(_recorded(op, inputs, reverse))
-        # A kept graph goes when the mixer's own does, which somebody may run backward again.
+        # A saved graph is freed with the mixer's own graph, which a caller may run backward again.
         gradients = torch.autograd.grad(out, leaves, grad, retain_graph=bool(saved))
         du, ddelta, dA, grad_B, grad_C, dD, grad_z, dbias = gradients
         _write(dB, grad_B, False)
@@ -62,7 +62,7 @@ def selective_scan_backward(op: Callable) -> Callable:
 
 
 def _recorded(op: Callable, inputs: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The output with its graph, and the leaves at the graph's other end."""
+    """Run the operation with autograd; return its output, and the leaves of the output's graph."""
     with torch.enable_grad():
         leaves = tuple(tensor.detach().requires_grad_() for tensor in inputs)
         return op(*leaves, reverse=reverse), leaves

@@ -1,4 +1,4 @@
-"""The two operations in C++, for CPUs."""
+"""Run the two operations in C++, on CPUs."""
 
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +13,7 @@ from native import load_library
 
 @cache
 def unavailable() -> str | None:
-    """Why this backend can't run here, in one line; None if it can. Compiles at the first call."""
+    """Return in one line why this backend can't run here, None if it can. The first call compiles it."""
     try:
         load_library(Path(__file__).parent, "scan")
     except RuntimeError as error:
@@ -23,7 +23,7 @@ def unavailable() -> str | None:
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
-    """As in ssm.reference, but for derivatives: the gradient alone."""
+    """Convolve as in ssm.reference, but with no other derivative than the gradient."""
     _refuse_forward_mode(x, weight, bias)
     return torch.ops.vim.causal_conv1d(*_wide(x, weight, bias), reverse).to(x.dtype)
 
@@ -40,7 +40,7 @@ def selective_scan(
     *,
     reverse: bool = False,
 ) -> Tensor:
-    """As in ssm.reference, but for derivatives: the gradient alone."""
+    """Scan as in ssm.reference, but with no other derivative than the gradient."""
     _refuse_forward_mode(u, delta, A, B, C, D, z, delta_bias)
     inputs = _wide(u, delta, A, B, C, D, z, delta_bias)
     keep_states = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
@@ -50,7 +50,7 @@ def selective_scan(
 def causal_conv1d_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool, dx: Tensor, add: bool
 ) -> tuple[Tensor, Tensor]:
-    """A primitive: as in ssm.backends."""
+    """Compute the gradients of causal_conv1d, as a primitive of ssm.backends."""
     grad, x, weight, bias = _wide(grad, x, weight, bias)
     with _buffers(x.dtype, add, dx) as (wide_dx,):
         return torch.ops.vim.causal_conv1d_backward_into(grad, x, weight, bias, reverse, wide_dx, add)
@@ -71,7 +71,7 @@ def selective_scan_forward(
     keep: bool = True,
     lean: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """A primitive: as in ssm.backends. It keeps the states at the chunks' starts, lean or not."""
+    """Scan, as a primitive of ssm.backends; save the states at the chunks' starts if `keep`, lean or not."""
     inputs = _wide(u, delta, A, B, C, D, z, delta_bias)
     add = out is not None
     out = torch.empty_like(u) if out is None else out
@@ -98,7 +98,7 @@ def selective_scan_backward(
     dz: Tensor,
     add: bool,
 ) -> tuple[Tensor, ...]:
-    """A primitive: as in ssm.backends."""
+    """Compute the gradients of selective_scan, as a primitive of ssm.backends."""
     grad, *inputs = _wide(grad, u, delta, A, B, C, D, z, delta_bias)
     with (
         _buffers(inputs[0].dtype, add, dz) as (wide_dz,),
@@ -111,14 +111,14 @@ def selective_scan_backward(
 
 
 def _wide(first: Tensor, *others: Tensor) -> list[Tensor]:
-    """All in one dtype, the first one's or fp32."""
+    """Convert all tensors to the first one's dtype, but at least to fp32."""
     dtype = torch.promote_types(first.dtype, torch.float32)
     return [tensor.to(dtype) for tensor in (first, *others)]
 
 
 @contextmanager
 def _buffers(dtype: torch.dtype, filled: bool, *buffers: Tensor):
-    """Inside, the buffers in another dtype, with what they hold if they are filled; after it, their new values."""
+    """Yield the buffers in another dtype, with their values if `filled`; write the results back at the end."""
     wide = [b if b.dtype == dtype else (b.to(dtype) if filled else torch.empty_like(b, dtype=dtype)) for b in buffers]
     yield wide
     for buffer, computed in zip(buffers, wide, strict=True):
@@ -130,14 +130,14 @@ ONE_DERIVATIVE = "the C++ scan and convolution have a gradient, but no {}: use t
 
 
 def _refuse_forward_mode(*inputs: Tensor) -> None:
-    """Raise NotImplementedError for inputs with a tangent, which the operations would silently lose."""
+    """Raise NotImplementedError if an input has a tangent, which the operations would silently lose."""
     if torch.compiler.is_compiling():
         return
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs):
         raise NotImplementedError(ONE_DERIVATIVE.format("forward-mode derivative"))
 
 
-CHUNK = 33  # tokens between kept states, as in csrc/scan.cpp
+CHUNK = 33  # tokens between saved states, as in csrc/scan.cpp
 
 
 def _register() -> None:

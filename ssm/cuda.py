@@ -1,9 +1,9 @@
-"""The two operations by mamba-ssm and causal-conv1d, for NVIDIA GPUs; their public functions only.
+"""Run the two operations on NVIDIA GPUs by the public functions of mamba-ssm and causal-conv1d.
 
-These packages want channels before tokens and know one direction, so transposing and flipping happens here.
+These packages take channels before tokens and scan in one direction only, so this module transposes and flips.
 
-With Hugging Face's package `kernels`, VIM_HUB_KERNELS=1 in the environment takes the same functions from the hub
-instead (kernels-community/mamba-ssm and causal-conv1d). That downloads code, and so is never done without being asked.
+If Hugging Face's package `kernels` is installed, VIM_HUB_KERNELS=1 in the environment takes the same functions from the
+hub instead (kernels-community/mamba-ssm and causal-conv1d). That downloads code, so it is done only if asked for.
 """
 
 import os
@@ -20,7 +20,7 @@ INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r vim_re
 
 @cache
 def unavailable() -> str | None:
-    """Why this backend can't run here, in one line; None if it can."""
+    """Return in one line why this backend can't run here, None if it can."""
     if not torch.cuda.is_available():
         return "PyTorch finds no CUDA GPU"
     # Newer versions of mamba-ssm install without the Mamba-1 kernels, and say so only when called.
@@ -30,19 +30,19 @@ def unavailable() -> str | None:
         return f"no {missing[0]}: {INSTALL}"
     try:
         _functions()
-    except Exception as error:  # importing mamba_ssm runs its language models, where anything may fail
+    except Exception as error:  # importing mamba_ssm imports its language models, where anything may fail
         return f"mamba-ssm can't be imported ({type(error).__name__}: {error}): {INSTALL}"
     return None
 
 
 def _from_hub() -> bool:
-    """Whether kernels of Hugging Face's hub are asked for and its package is there."""
+    """Return whether kernels of Hugging Face's hub are asked for and its package is installed."""
     return os.environ.get("VIM_HUB_KERNELS") == "1" and find_spec("kernels") is not None
 
 
 @cache
 def _functions():
-    """selective_scan_fn and causal_conv1d_fn."""
+    """Import selective_scan_fn and causal_conv1d_fn."""
     if _from_hub():
         from kernels import get_kernel
 
@@ -55,7 +55,7 @@ def _functions():
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
-    """As in ssm.reference."""
+    """Convolve as in ssm.reference."""
     _, causal_conv1d_fn = _functions()
     out = causal_conv1d_fn(
         _channels_first(x, reverse), weight.to(x.dtype).contiguous(), bias.to(x.dtype), activation="silu"
@@ -75,7 +75,7 @@ def selective_scan(
     *,
     reverse: bool = False,
 ) -> Tensor:
-    """As in ssm.reference, but for fp32, bf16 and fp16 only; the kernels keep their states in fp32."""
+    """Scan as in ssm.reference, but only in fp32, bf16 and fp16; the kernels' states are fp32."""
     selective_scan_fn, _ = _functions()
     u_, delta_, B_, C_, z_ = (_channels_first(t.to(u.dtype), reverse) for t in (u, delta, B, C, z))
     out = selective_scan_fn(
@@ -85,7 +85,7 @@ def selective_scan(
 
 
 def _channels_first(x: Tensor, reverse: bool) -> Tensor:
-    """[B, L, D] to [B, D, L], in the order of the scan."""
+    """Turn [B, L, D] into [B, D, L], in the order of the scan."""
     return (x.flip(1) if reverse else x).transpose(1, 2).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""When several operations may run as one: only if nobody records, transforms or watches them one by one."""
+"""Check whether several operations may run as one: only if nothing records, transforms or hooks single ones."""
 
 import torch
 from torch import nn
@@ -6,13 +6,13 @@ from torch.autograd import forward_ad
 
 
 def runs_eagerly() -> bool:
-    """Whether operations just run: nothing compiles, exports or traces them, or takes other derivatives of them."""
+    """Return whether operations just run: not compiled, exported, traced, transformed or differentiated forward."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     return not recorded and not transformed
 
 
 def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling a layer does what its class does and no more: no replacement, no hooks."""
+    """Return whether calling a layer only does what its class does: it was not replaced and has no hooks."""
     hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
     return type(layer) is kind and not any(hooks)

@@ -1,7 +1,7 @@
-"""All directions of the mixer as one function, with a backward pass of its own on the backends' primitives.
+"""Run all directions of the mixer as one function, whose backward pass is written on the backends' primitives.
 
-What mamba-ssm's mamba_inner_fn does for one direction (Gu and Dao, arXiv 2312.00752), for both: where autograd would
-split, fill with zeros, concatenate and add, all gradients here go straight into one buffer.
+It does for both directions what mamba-ssm's mamba_inner_fn does for one (Gu and Dao, arXiv 2312.00752). Autograd would
+split, fill with zeros, concatenate and add; here all gradients go straight into one buffer.
 """
 
 from types import ModuleType
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 
 class Weights(NamedTuple):
-    """The parameters of one direction; D channels, N states, R the bottleneck's width, W taps.
+    """Hold the parameters of one direction, with D channels, N states, a bottleneck of width R, and W taps.
 
     Attributes:
         conv_weight: [D, 1, W].
@@ -34,11 +34,11 @@ class Weights(NamedTuple):
     D: Tensor
 
     def lowered(self, dtype: torch.dtype) -> "Weights":
-        """With the matrices in the dtype of the tokens; the rest is the backend's to convert."""
+        """Convert the matrices to the tokens' dtype; the backend converts the rest."""
         return self._replace(x_proj=self.x_proj.to(dtype), dt_proj=self.dt_proj.to(dtype))
 
     def split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The parts dt, B, C of [B, L, R + 2 N], or of rows of that width."""
+        """Split [B, L, R + 2 N], or rows of that width, into dt, B and C."""
         R, N = self.dt_proj.shape[1], self.A_log.shape[1]
         return projected.split((R, N, N), dim=-1)
 
@@ -50,7 +50,7 @@ def mix(xz: Tensor, directions: list[Weights], backend: ModuleType, recompute: b
         xz: [B, L, 2 D], x and z side by side.
         directions: One or two.
         backend: The module whose primitives compute.
-        recompute: Make the convolution's output and the step sizes again in the backward pass instead of keeping them.
+        recompute: Recompute the convolution's output and the step sizes in the backward pass instead of saving them.
 
     Returns:
         [B, L, D].
@@ -102,7 +102,7 @@ class _Mix(torch.autograd.Function):
 
 
 class _Direction:
-    """One direction's steps, forward and backward, outside of autograd."""
+    """Run the steps of one direction, forward and backward, without autograd."""
 
     def __init__(self, backend: ModuleType, xz: Tensor, weights: Weights, reverse: bool) -> None:
         self.backend, self.reverse = backend, reverse
@@ -115,7 +115,7 @@ class _Direction:
         return self.backend.causal_conv1d(self.x, w.conv_weight.squeeze(1), w.conv_bias, reverse=self.reverse)
 
     def step_sizes(self, projected: Tensor) -> Tensor:
-        """Step sizes before bias and softplus, from projected [B, L, R + 2 N]."""
+        """Compute the step sizes before bias and softplus, from projected [B, L, R + 2 N]."""
         dt = _rows(self.weights.split(projected)[0])
         return torch.mm(dt, self.weights.dt_proj.t()).view(*projected.shape[:2], -1)
 
@@ -133,7 +133,7 @@ class _Direction:
         dxz: Tensor,
         add: bool,
     ) -> Weights:
-        """The gradients of the weights; those of x and z go into dxz, or are added to it."""
+        """Return the gradients of the weights; write those of x and z into dxz, or add them to it if `add`."""
         dx, dz = dxz.chunk(2, dim=-1)
         dprojected = torch.empty_like(projected)
         ddt, dB, dC = self.weights.split(dprojected)
@@ -164,5 +164,5 @@ def _by_direction(parameters: tuple[Tensor, ...]) -> list[Weights]:
 
 
 def _rows(tokens: Tensor) -> Tensor:
-    """[B, L, C], any slice of whole tokens, as [B L, C]; no copy."""
+    """View tokens [B, L, C] as rows [B L, C], without a copy also if they are a slice of wider tokens."""
     return tokens.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The mixer of a Vision Mamba block: tokens in, tokens out, every token seeing all others through two scans."""
+"""Mix the tokens of a Vision Mamba block: two scans let every token see all the other tokens."""
 
 import math
 from types import ModuleType
@@ -14,12 +14,12 @@ from ssm.inner import Weights, mix
 
 
 class SelectiveSSM(nn.Module):
-    """One direction of the mixer: causal convolution, then a scan whose parameters depend on the token.
+    """Run one direction of the mixer: a causal convolution, then a scan whose parameters depend on the token.
 
     Args:
         d_inner: Channels D.
         d_state: States of each channel, N.
-        d_conv: Tokens under the convolution, W.
+        d_conv: Width of the convolution in tokens, W.
         dt_rank: Width of the bottleneck from which the step sizes are projected.
         reverse: Run from the last token to the first.
     """
@@ -35,7 +35,10 @@ class SelectiveSSM(nn.Module):
         self._init_dt_proj()
 
     def _init_dt_proj(self, dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4) -> None:
-        """The published models start only the forward direction at Mamba's step sizes; results depend on it."""
+        """Initialise the step sizes as Mamba does, but only in the forward direction, like the published models.
+
+        Results depend on it.
+        """
         if self.reverse:
             nn.init.zeros_(self.dt_proj.bias)
             return
@@ -54,29 +57,29 @@ class SelectiveSSM(nn.Module):
         return selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse)
 
     def is_plain(self) -> bool:
-        """Whether its layers are those of its constructor, and nobody watches them."""
+        """Return whether its layers are those of its constructor, and none has hooks."""
         layers = {self: SelectiveSSM, self.conv1d: nn.Conv1d, self.x_proj: nn.Linear, self.dt_proj: nn.Linear}
         return all(is_plain(layer, kind) for layer, kind in layers.items())
 
     def weights(self) -> Weights:
-        """Its parameters, for ssm.inner."""
+        """Return its parameters, for ssm.inner."""
         conv, dt = self.conv1d, self.dt_proj
         return Weights(conv.weight, conv.bias, self.x_proj.weight, dt.weight, dt.bias, self.A_log, self.D)
 
 
 class BiMamba(nn.Module):
-    """Vim's bidirectional mixer (arXiv 2401.09417, algorithm 1), the mean of a forward and a backward scan.
+    """Mix tokens by Vim's bidirectional mixer (arXiv 2401.09417, algorithm 1): average a forward and a backward scan.
 
     Args:
         embed_dim: Width of the tokens.
         d_state: States of each channel, N.
-        d_conv: Tokens under the convolution, W.
+        d_conv: Width of the convolution in tokens, W.
         expand: Channels of the scan for every channel of the tokens.
-        bidirectional: Without it, the forward scan alone.
+        bidirectional: Run both scans; if False, only the forward one.
 
     Attributes:
-        recompute: Compute the convolution's output and the step sizes again in the backward pass instead of keeping
-            them: less memory, more time.
+        recompute: Recompute the convolution's output and the step sizes in the backward pass instead of saving them:
+            less memory, more time.
     """
 
     def __init__(
@@ -100,15 +103,15 @@ class BiMamba(nn.Module):
         else:
             x, z = xz.chunk(2, dim=-1)
             y = sum(direction(x, z) for direction in directions)
-        # The mean of both: halving the narrower output instead of their sum is as exact, and half the work.
+        # The mean of both directions: halving the narrower output is as exact as halving their sum, and half the work.
         y = self.out_proj(y)
         return y if self.backward_ssm is None else y / 2
 
     def _backend_of_all(self, xz: Tensor, directions: list[SelectiveSSM]) -> ModuleType | None:
-        """The backend that computes all directions as one function; None where operation by operation is called for.
+        """Return the backend that computes all directions as one function, None if operations must run one by one.
 
-        That is where operations are recorded or transformed (torch.compile joins them itself), with layers that were
-        replaced or are watched, and with the reference, which has every derivative.
+        They must if they are recorded or transformed (torch.compile joins them itself), if a layer was replaced or has
+        hooks, and, unless `recompute`, with the reference, which then has every derivative.
         """
         if not runs_eagerly() or not all(direction.is_plain() for direction in directions):
             return None

@@ -1,4 +1,4 @@
-"""What stands before every mixer: the output of the one before is added to the residual, and the sum normalised."""
+"""Add the previous mixer's output to the residual and normalise the sum, as before every mixer."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from ssm.eager import is_plain, runs_eagerly
 
 
 def add_and_normalize(hidden: Tensor, residual: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return residual + hidden and norm(residual + hidden), all [B, L, D]; in one pass where the backend can."""
+    """Return residual + hidden and norm(residual + hidden), all [B, L, D]; in one pass if the backend can."""
     if _in_one_pass(hidden, residual, norm):
         return torch.ops.vim.add_rms_norm(hidden, residual, norm.weight, norm.eps)[:2]
     residual = residual + hidden

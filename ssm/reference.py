@@ -1,4 +1,4 @@
-"""The two operations of the state space in plain PyTorch: the definition that every other backend is tested against."""
+"""Define the two operations of the state space in plain PyTorch; every other backend is tested against it."""
 
 import torch
 import torch.nn.functional as F
@@ -7,16 +7,16 @@ from torch.utils.checkpoint import checkpoint
 
 from ssm import by_autograd
 
-# One [B, L, D, N] tensor above this size is recomputed in the backward pass instead of kept, a few images at a time.
+# If a [B, L, D, N] tensor exceeds this size, the backward pass recomputes it instead, a few images at a time.
 MAX_STATE_BYTES = 64 * 2**20
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
-    """Depthwise causal convolution over tokens, then SiLU.
+    """Convolve over tokens, depthwise and causally, then apply SiLU.
 
     Args:
         x: [B, L, D].
-        weight: [D, W]; the last tap multiplies the present token.
+        weight: [D, W]; the last tap multiplies the current token.
         bias: [D].
         reverse: Run from the last token to the first: each token sees itself and the W - 1 tokens after it.
 
@@ -46,7 +46,7 @@ def selective_scan(
     *,
     reverse: bool = False,
 ) -> Tensor:
-    """Mamba's selective state space recurrence over tokens (Gu and Dao, arXiv 2312.00752, section 3), gated by z.
+    """Run Mamba's selective state space recurrence (Gu and Dao, arXiv 2312.00752, section 3) over tokens, gated by z.
 
     With d = softplus(delta + delta_bias), every channel keeps N states:
     h_t = exp(d_t A) h_(t-1) + d_t B_t u_t and y_t = <C_t, h_t> + D u_t. The states and exponentials are fp32
@@ -87,7 +87,7 @@ def _scan(
     dt = F.softplus(delta + delta_bias)
     decay = torch.exp(dt.unsqueeze(-1) * A)  # [B, L, D, N]
     update = (dt * u).unsqueeze(-1) * B.unsqueeze(2)  # [B, L, D, N]
-    # Splitting time once keeps the backward linear in L; indexing inside the loop would make it quadratic.
+    # Splitting by token once keeps the backward pass linear in L; indexing inside the loop would make it quadratic.
     steps = list(zip(decay.unbind(1), update.unbind(1), C.unsqueeze(2).unbind(1), strict=True))
     if reverse:
         steps.reverse()

@@ -1,4 +1,4 @@
-"""Which of several backends is faster on this GPU: measured by `python -m ssm`, and kept in the cache directory."""
+"""Remember which backend is fastest on this GPU: `python -m ssm` measures it, the cache directory keeps it."""
 
 import json
 from functools import cache
@@ -13,7 +13,7 @@ PACKAGES = ("triton", "mamba-ssm", "causal-conv1d")
 
 
 def remember(milliseconds: dict[str, float]) -> Path:
-    """Keep how long each backend takes on the present GPU, with the versions that were measured."""
+    """Save how long each backend takes on this GPU, with the versions that were measured; return the file."""
     path = _file()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_machine() | {"milliseconds": milliseconds}, indent=2) + "\n")
@@ -22,7 +22,7 @@ def remember(milliseconds: dict[str, float]) -> Path:
 
 
 def fastest(names: list[str]) -> tuple[str, str]:
-    """The fastest of these backends and why; the first, where they have not been measured with what is installed."""
+    """Return the fastest of these backends and why; the first if the installed versions were not measured."""
     times = {name: ms for name, ms in _remembered().items() if name in names}
     if not times:
         return names[0], "needs PyTorch alone; python -m ssm measures whether another is faster"
@@ -36,7 +36,7 @@ def _remembered() -> dict[str, float]:
     try:
         kept = json.loads(_file().read_text())
         return kept["milliseconds"] if kept | _machine() == kept else {}
-    except (OSError, ValueError, KeyError, TypeError):  # nothing was measured, or something else lies there
+    except (OSError, ValueError, KeyError, TypeError):  # nothing was measured, or the file is not ours
         return {}
 
 
@@ -45,7 +45,7 @@ def _file() -> Path:
 
 
 def _machine() -> dict:
-    """What a measurement holds for: the GPU and the versions of what runs on it."""
+    """Return what a measurement is valid for: the GPU and the versions of the packages."""
     versions = {"torch": torch.__version__}
     for package in PACKAGES:
         try:

@@ -1,8 +1,8 @@
-"""The two operations in Triton, for GPUs: channels-last, either direction, nothing transposed, flipped or kept.
+"""Run the two operations in Triton, on GPUs: channels last, in either direction, without transposing or flipping.
 
-Triton comes with PyTorch's CUDA wheels, and compiles a kernel when it is first used. TRITON_INTERPRET=1 in the
-environment runs the kernels on a CPU instead, slowly, for tests. Sums over tokens and images are made in a fixed order:
-the same inputs give the same bits.
+They save nothing but their inputs for the backward pass. Triton comes with PyTorch's CUDA wheels, and compiles a kernel
+when it is first used. TRITON_INTERPRET=1 in the environment runs the kernels on a CPU instead, slowly, for tests. Sums
+over tokens and images are made in a fixed order, so the same inputs give the same bits.
 """
 
 import os
@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-OLDEST = (3, 3)  # the first Triton whose kernels can build tuples
+OLDEST = (3, 3)  # the first version whose kernels can build tuples
 
 
 @cache
 def unavailable() -> str | None:
-    """Why this backend can't run here, in one line; None if it can, and then its operators are registered."""
+    """Return in one line why this backend can't run here; if it can, register its operators and return None."""
     if find_spec("triton") is None:
         return "no Triton, which comes with PyTorch's CUDA wheels: pip install triton"
     if tuple(map(int, version("triton").split(".")[:2])) < OLDEST:
@@ -43,7 +43,7 @@ def _no_gpu() -> str | None:
 
 
 def _no_compiler() -> str | None:
-    """Triton compiles the few lines of C that start a kernel."""
+    """Return what is missing to compile C, None if nothing: Triton compiles the few lines that start a kernel."""
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "no C compiler, with which Triton starts kernels: apt-get install gcc"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
@@ -52,14 +52,14 @@ def _no_compiler() -> str | None:
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
-    """As in ssm.reference, computed in fp32."""
+    """Convolve as in ssm.reference, computed in fp32."""
     return _Convolution.apply(x, weight.float(), bias.float(), reverse)
 
 
 def causal_conv1d_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool, dx: Tensor, add: bool
 ) -> tuple[Tensor, Tensor]:
-    """The primitive of ssm.backends."""
+    """Compute the gradients of causal_conv1d, as a primitive of ssm.backends."""
     return torch.ops.vim_triton.causal_conv1d_backward(grad, x, weight.float(), bias.float(), reverse, dx, add)
 
 
@@ -75,7 +75,7 @@ def selective_scan(
     *,
     reverse: bool = False,
 ) -> Tensor:
-    """As in ssm.reference, computed in fp32."""
+    """Scan as in ssm.reference, computed in fp32."""
     return _Scan.apply(u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse)
 
 
@@ -94,7 +94,7 @@ def selective_scan_forward(
     keep: bool = True,
     lean: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The primitive of ssm.backends; nothing need be saved beside the inputs."""
+    """Scan, as a primitive of ssm.backends; save nothing, since the backward pass needs only the inputs."""
     add = out is not None
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device) if out is None else out
     torch.ops.vim_triton.selective_scan(u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse, out, add)
@@ -119,7 +119,7 @@ def selective_scan_backward(
     dz: Tensor,
     add: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The primitive of ssm.backends."""
+    """Compute the gradients of selective_scan, as a primitive of ssm.backends."""
     return torch.ops.vim_triton.selective_scan_backward(
         grad, u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse, dB, dC, dz, add
     )

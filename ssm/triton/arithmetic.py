@@ -1,4 +1,4 @@
-"""What the kernels compute token by token: softplus, sigmoid, addresses, and sums over channels."""
+"""Compute the kernels' parts: softplus, sigmoid, addresses, loads and stores of tokens, and sums over channels."""
 
 import triton
 import triton.language as tl
@@ -14,7 +14,7 @@ def sigmoid(x):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) for x from 0 to 1, to 5e-8 of its value: a polynomial, because adding 1 would round a small x away."""
+    """Return log(1 + x) for x from 0 to 1, to 5e-8 of its value: a polynomial, since 1 + x would lose a small x."""
     p = x * 5.3648166e-3 - 3.0065764e-2
     p = p * x + 7.9204492e-2
     p = p * x - 1.3753799e-1
@@ -28,7 +28,7 @@ def log1p(x):
 
 @triton.jit
 def softplus(x):
-    """log(1 + e^x) and its slope, the sigmoid, from one exponential that can't overflow."""
+    """Return log(1 + e^x) and its slope, the sigmoid, from one exponential that can't overflow."""
     small = tl.exp2(-tl.abs(x) * LOG2E)
     inverse = 1.0 / (1.0 + small)
     return tl.maximum(x, 0.0) + log1p(small), tl.where(x > 0, inverse, small * inverse)
@@ -36,13 +36,13 @@ def softplus(x):
 
 @triton.jit
 def steps(count, step):
-    """How far so many steps lead, in 64 bits. Inside a chunk 32 bits do, which take a third of the instructions."""
+    """Return the length of `count` steps in 64 bits. Inside a chunk 32 bits do, for a third of the instructions."""
     return tl.cast(count, tl.int64) * tl.cast(step, tl.int64)
 
 
 @triton.jit
 def entry(x, image_stride, token_stride, L, REVERSE: tl.constexpr):
-    """Where a scan enters the program's image of x, and the step from a token to the next, in elements."""
+    """Return where a scan enters the program's image of x, and the step from one token to the next, in elements."""
     x += steps(tl.program_id(1), image_stride)
     if REVERSE:
         x += steps(L - 1, token_stride)
@@ -52,7 +52,7 @@ def entry(x, image_stride, token_stride, L, REVERSE: tl.constexpr):
 
 @triton.jit
 def load_tokens(x, step, last, channels, mask, T: tl.constexpr):
-    """The T tokens from x on, each [channels], as a tuple; token number `last` again for those past the end."""
+    """Load the T tokens from x on as a tuple, each [channels]; past the end, repeat token number `last`."""
     tokens = ()
     for i in tl.static_range(T):
         tokens += (tl.load(x + (tl.minimum(i, last) * step + channels), mask=mask, other=0.0),)
@@ -61,7 +61,7 @@ def load_tokens(x, step, last, channels, mask, T: tl.constexpr):
 
 @triton.jit
 def load_sums(x, step, last, channels, mask, T: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
-    """What store_tokens will add to: T tokens in fp32 if ADD, else zeros."""
+    """Load the T tokens to which results are added, in fp32, if ADD; else return zeros."""
     tokens = ()
     for i in tl.static_range(T):
         if ADD:
@@ -80,10 +80,10 @@ def store_tokens(x, step, last, channels, mask, values, T: tl.constexpr):
 
 @triton.jit
 def sum_channels(x, ROWS: tl.constexpr, LEVELS: tl.constexpr):
-    """[ROWS, 2^LEVELS] to [ROWS], halving the columns.
+    """Sum [ROWS, 2^LEVELS] to [ROWS] by halving the columns.
 
-    tl.split wants both halves in one thread, so this is one transposition through shared memory and plain additions: a
-    tenth of the instructions of tl.sum, which shuffles for every row.
+    tl.split needs both halves in one thread, so this compiles to one transposition through shared memory and plain
+    additions: a tenth of the instructions of tl.sum, which shuffles for every row.
     """
     for level in tl.static_range(LEVELS):
         pairs = tl.reshape(x, [ROWS, 2, 1 << (LEVELS - 1 - level)])

@@ -1,8 +1,8 @@
-"""The causal depthwise convolution with SiLU as kernels, forward and backward.
+"""Compute the causal depthwise convolution with SiLU in kernels, forward and backward.
 
-A program is one warp: one image, BLOCK channels, and some chunks of T tokens, which lie in registers with the W - 1
-tokens beside them. x and the upstream gradient come in any float dtype, with any strides over images and tokens; the
-weight as [W, D] and the bias in fp32.
+A program is one warp. It computes one image, BLOCK channels, and some chunks of T tokens, which are in registers
+together with the W - 1 tokens beside them. x and the upstream gradient may have any float dtype, and any strides over
+images and tokens; the weight is [W, D] and, like the bias, fp32.
 """
 
 import triton
@@ -10,13 +10,13 @@ import triton.language as tl
 
 from ssm.triton.arithmetic import entry, load_sums, sigmoid, steps, store_tokens
 
-# No new kernel for a new value of any number: fusion makes a new L in every layer.
+# Don't compile a kernel for each value of these: with fusion, L differs in every layer.
 NUMBERS = ["L", "D", "x_image", "x_token", "grad_image", "grad_token", "dx_image", "dx_token"]
 
 
 @triton.jit
 def load_padded(x, step, first, L, channels, mask, T: tl.constexpr):
-    """T tokens from number `first` on, each [channels] in fp32, zeros before token 0 and after the last: a tuple."""
+    """Load T tokens from number `first` on as a tuple, each [channels] in fp32; zeros outside of the sequence."""
     x += steps(first, step)
     tokens = ()
     for i in tl.static_range(T):
@@ -36,7 +36,7 @@ def load_taps(weight, channels, mask, D, W: tl.constexpr):
 
 @triton.jit
 def convolve(xs, taps, bias, T: tl.constexpr, W: tl.constexpr):
-    """The convolution at T tokens, given them after their W - 1 predecessors: a tuple."""
+    """Convolve at T tokens, given as `xs` after their W - 1 predecessors; return a tuple."""
     outs = ()
     for i in tl.static_range(T):
         total = bias
@@ -51,7 +51,7 @@ def conv_forward(
     x, weight, bias, out, L, D, x_image, x_token,
     W: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """out [B, L, D] = silu(convolution); EVEN: BLOCK divides D."""
+    """Write out [B, L, D] = silu(convolution); EVEN means that BLOCK divides D."""
     first = tl.program_id(0) * T
     d = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     mask = tl.full([BLOCK], True, tl.int1) if EVEN else d < D
@@ -73,8 +73,11 @@ def conv_backward(
     W: tl.constexpr, T: tl.constexpr, CHUNKS: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr,
     REVERSE: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """All gradients: dx [B, L, D], added to what it holds if ADD; and dchannels [parts of L, B, W + 1, D], parts of the
-    weight's and the bias's, to be summed in a fixed order afterwards."""
+    """Compute all gradients: write dx [B, L, D], or add to it if ADD.
+
+    Write partial gradients of weight and bias into dchannels [parts of L, B, W + 1, D], which the caller sums in a
+    fixed order.
+    """
     part = tl.program_id(0)
     d = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     mask = tl.full([BLOCK], True, tl.int1) if EVEN else d < D
@@ -90,7 +93,7 @@ def conv_backward(
     dbias = tl.zeros([BLOCK], tl.float32)
     for chunk in range(CHUNKS):
         first = (part * CHUNKS + chunk) * T
-        # A token's gradient comes from itself and the W - 1 after it, and these need the W - 1 before them.
+        # A token's gradient comes from its own output and the W - 1 after it; these need the W - 1 tokens before them.
         xs = load_padded(x, x_step, first - (W - 1), L, d, mask, T + 2 * (W - 1))
         grads = load_padded(grad, grad_step, first, L, d, mask, T + W - 1)
         dx_sums = load_sums(dx + steps(first, dx_step), dx_step, L - 1 - first, d, mask, T, BLOCK, ADD)

@@ -8,13 +8,13 @@ from torch import Tensor
 from ssm.triton import conv, scan
 
 LOG2E = 1.4426950408889634
-FORWARD_TOKENS, BACKWARD_TOKENS = 8, 4  # tokens that the scan unrolls; as many as registers hold
+FORWARD_TOKENS, BACKWARD_TOKENS = 8, 4  # tokens that the scan unrolls: as many as fit in registers
 CONV_TOKENS, CONV_CHUNKS, CONV_BLOCK = 8, 4, 64
-MAX_STATES = 16  # of one launch; more states are several scans, whose outputs add up
+MAX_STATES = 16  # in one launch; more states take several scans, whose outputs are added
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    """As in ssm.reference; weight and bias in fp32."""
+    """Convolve as in ssm.reference; weight and bias are fp32."""
     x = _channels_together(x)
     batch, length, channels = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -30,7 +30,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Ten
 def causal_conv1d_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool, dx: Tensor, add: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and bias; that of x goes into dx, or is added to it if `add`."""
+    """Return the gradients of weight and bias; write that of x into dx, or add it to dx if `add`."""
     grad, x = _channels_together(grad), _channels_together(x)
     batch, length, channels = x.shape
     width = weight.shape[1]
@@ -60,7 +60,7 @@ def selective_scan(
     out: Tensor,
     add: bool,
 ) -> None:
-    """Write the scan of ssm.reference into out, or add it to out if `add`; A, D and delta_bias in fp32."""
+    """Write the scan of ssm.reference into out, or add it to out if `add`; A, D and delta_bias are fp32."""
     u, delta, z = map(_channels_together, (u, delta, z))
     batch, length, channels = u.shape
     groups = _groups_of_states(A, B, C, D)
@@ -94,7 +94,7 @@ def selective_scan_backward(
     dz: Tensor,
     add: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, delta, A, D and delta_bias; the others go into dB, dC and dz, added to what dz holds if `add`."""
+    """Return the gradients of u, delta, A, D and delta_bias; write dB, dC and dz, or add to dz if `add`."""
     grad, u, delta, z = map(_channels_together, (grad, u, delta, z))
     groups = _groups_of_states(A, B, C, D)
     if len(groups) == 1:
@@ -102,7 +102,7 @@ def selective_scan_backward(
         dA = sums[: A.shape[1]]
     else:
         dz_sums = torch.zeros(dz.shape, dtype=torch.float32, device=u.device)
-        u32, delta32 = u.float(), delta.float()  # whose gradients come in fp32, to be summed
+        u32, delta32 = u.float(), delta.float()  # so that their gradients are fp32, to be summed
         found = [_scan_backward(grad, u32, delta32, *group, z, delta_bias, reverse, dz_sums, True) for group in groups]
         du, ddelta = (torch.stack(parts).sum(0) for parts in list(zip(*found, strict=True))[:2])
         sums = found[0][2]
@@ -116,7 +116,7 @@ def selective_scan_backward(
 
 
 def _scan_backward(grad, u, delta, A, B, C, D, z, delta_bias, reverse, dz, add) -> tuple[Tensor, ...]:
-    """du, ddelta; the gradients of A, D and delta_bias as rows of [N + 2, D]; those of B and C as [B, L, 2, N]."""
+    """Return du, ddelta, the gradients of A, D and delta_bias as rows [N + 2, D], and of B and C as [B, L, 2, N]."""
     batch, length, channels = u.shape
     a, BC, shape = _prepare(A, B, C, u)
     block, states = shape["BLOCK"], shape["N"]
@@ -138,18 +138,18 @@ def _scan_backward(grad, u, delta, A, B, C, D, z, delta_bias, reverse, dz, add) 
 
 
 def _groups_of_states(A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> list[tuple[Tensor, ...]]:
-    """The states in groups that one launch takes: the operation is linear in them, and adds D u once."""
+    """Split the states into groups that fit one launch; only the first has D: outputs add up, and D u counts once."""
     groups = zip(*(t.split(MAX_STATES, dim=-1) for t in (A, B, C)), strict=True)
     return [(*group, D if i == 0 else torch.zeros_like(D)) for i, group in enumerate(groups)]
 
 
 def _channels_together(x: Tensor) -> Tensor:
-    """x as the kernels take it: a token's channels side by side, and 8 tokens within reach of 31 bits."""
+    """Return x as the kernels take it: a token's channels contiguous, and offsets over 8 tokens below 2^31."""
     return x if x.stride(-1) == 1 and x.stride(1) < 2**28 else x.contiguous()
 
 
 def _prepare(A: Tensor, B: Tensor, C: Tensor, u: Tensor) -> tuple[Tensor, Tensor, dict]:
-    """A and BC as the kernels want them, with the states filled up to 4, 8 or 16; and how the work is cut."""
+    """Return A and BC as the kernels take them, with states padded to 4, 8 or 16, and the launch's constants."""
     N, channels = A.shape[1], u.shape[2]
     states = max(4, triton.next_power_of_2(N))
     a, BC = A.t() * LOG2E, torch.stack((B, C), dim=2).float()
@@ -160,15 +160,15 @@ def _prepare(A: Tensor, B: Tensor, C: Tensor, u: Tensor) -> tuple[Tensor, Tensor
 
 
 def block_width(batch: int, channels: int, schedulers: int) -> int:
-    """Channels of one program: 32, one for each thread; 8 where a GPU would else be half idle.
+    """Return the channels of one program: 32, one for each thread, or 8 if the GPU would otherwise be half idle.
 
     Four threads then share a channel's states: 107 instead of 148 instructions a token forward, 312 instead of 531
-    backward (docs/gpu.md), so four times as many programs pay as long as they find free schedulers.
+    backward (docs/gpu.md), so four times as many programs are faster as long as schedulers are free.
     """
     return 8 if batch * triton.cdiv(channels, 8) <= schedulers * 3 // 2 else 32
 
 
 def _schedulers(device: torch.device) -> int:
-    """How many warps a GPU can issue instructions of at a time; those of an H200 where there is no GPU."""
+    """Return how many warps a GPU can issue instructions of at a time; an H200's number if there is no GPU."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
     return 4 * processors

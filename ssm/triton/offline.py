@@ -1,4 +1,4 @@
-"""Compile kernels without a GPU, and read from the machine code what they need."""
+"""Compile kernels without a GPU, and read their registers, memory and instructions from the machine code."""
 
 import re
 import subprocess
@@ -16,15 +16,15 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 
 class Needs(NamedTuple):
-    """What a compiled kernel needs.
+    """Hold what a compiled kernel needs.
 
     Attributes:
-        registers: Of a thread.
-        shared: Bytes of shared memory of a program.
-        spilled: Instructions that move registers to memory and back because there were too few.
-        issued: Instructions of a warp in its loop over tokens, or in all where there is no loop.
-        special: Those of them for exponentials and reciprocals, of which a GPU makes 16 a clock where it makes 128
-            products.
+        registers: Registers of a thread.
+        shared: Shared memory of a program, in bytes.
+        spilled: Instructions that move values from registers to memory and back, because registers were too few.
+        issued: Instructions of a warp in its loop over tokens, or in the whole kernel if it has no loop.
+        special: Those of them for exponentials and reciprocals, of which a processor computes 16 in a clock, against
+            128 products.
     """
 
     registers: int
@@ -35,7 +35,7 @@ class Needs(NamedTuple):
 
 
 class _NoGPU:
-    """A driver for a GPU that is not there: it says what to compile for, and can't run anything."""
+    """Stand in for the driver of a GPU: say what to compile for, and run nothing."""
 
     def __init__(self, capability: int) -> None:
         self._target = GPUTarget("cuda", capability, 32)
@@ -52,10 +52,10 @@ class _NoGPU:
 
 @contextmanager
 def compiling_for(capability: int) -> Iterator[list]:
-    """Inside, every launch compiles its kernel for a GPU (80: A100, 90: H100 and H200) and runs nothing.
+    """Make every launch inside compile its kernel for a GPU (80: A100, 90: H100 and H200) and run nothing.
 
     Yields:
-        A list that gets every kernel that is launched, in this order: the same object if it was compiled before.
+        A list of the launched kernels, in order; a kernel that was compiled before is the same object.
     """
     run, drivers, launched = JITFunction.run, dict(vars(triton.runtime.driver)), []
 
@@ -74,7 +74,7 @@ def compiling_for(capability: int) -> Iterator[list]:
 
 
 def needs(kernel) -> Needs:
-    """Read the machine code of a compiled kernel, by the tool that comes with Triton."""
+    """Read what a compiled kernel needs from its machine code, with the tool that comes with Triton."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
@@ -88,7 +88,7 @@ def needs(kernel) -> Needs:
 
 
 def _longest_loop(code: list[tuple[int, str]]) -> list[str]:
-    """The instructions between a branch back and where it leads; all before the end where there is no such branch."""
+    """Return the instructions of the longest loop, up to its branch back; all before the exit if there is no loop."""
     branches = [(at, re.search(r"\bBRA\b.*0x([0-9a-f]+)", what)) for at, what in code]
     loops = [(int(to.group(1), 16), at) for at, to in branches if to and int(to.group(1), 16) < at]
     end = next(at for at, what in code if "EXIT" in what and not what.startswith("@"))

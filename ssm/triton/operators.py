@@ -1,6 +1,6 @@
-"""The launches as PyTorch operators `vim_triton::...`, which torch.compile takes into its graph as they are.
+"""Register the launches as PyTorch operators `vim_triton::...`, which torch.compile takes into its graph as they are.
 
-They know no autograd: the functions of ssm.triton and the mixer bring gradients of their own, which costs half the time
+They have no autograd: the functions of ssm.triton and the mixer compute gradients themselves, which takes half the time
 of autograd registered for operators.
 """
 

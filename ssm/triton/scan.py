@@ -1,16 +1,16 @@
-"""The selective scan as kernels: forward, the states it passes through, and backward.
+"""Compute the selective scan in kernels: forward, the states before each chunk, and backward.
 
-A program is one warp: one image and BLOCK channels. It goes through the tokens one after the other, T at a time, with
-its channels' N states in registers. Forward keeps nothing for the backward pass, which first runs forward again and
-keeps the states before every chunk of T tokens, then goes through the chunks from the last to the first and makes the
-states inside each of them once more.
+A program is one warp, and computes one image and BLOCK channels. It runs through the tokens in order, T at a time, with
+its channels' N states in registers. Forward saves nothing for the backward pass. That first runs forward again and
+saves the states before every chunk of T tokens, then runs through the chunks from the last to the first, and recomputes
+the states inside each.
 
-What the kernels are handed: u, delta, z and the upstream gradient in any float dtype, with any strides over images and
-tokens; A as [N, D], times log2(e), so that a power of two is the decay; B and C side by side in one tensor BC
-[B, L, 2 N]; A, BC, D (here: skip) and delta's bias in fp32. N is 4, 8 or 16, filled up with zeros.
+Arguments: u, delta, z and the upstream gradient in any float dtype, with any strides over images and tokens; A as
+[N, D], times log2(e), so that the decay is a power of two; B and C side by side in one tensor BC [B, L, 2 N]; A, BC, D
+(here: skip) and delta's bias in fp32. N is 4, 8 or 16; other numbers of states are padded with zeros.
 
-`zero` is always 0. It hides from the compiler how the tiles' addresses are aligned: if it knew, it would give a thread
-four channels and part of their states, and every sum over states would need shuffles.
+`zero` is always 0. It hides from the compiler how the tiles' addresses are aligned. A compiler that knew would give a
+thread four channels and part of their states, and every sum over states would need shuffles.
 """
 
 import triton
@@ -28,8 +28,8 @@ from ssm.triton.arithmetic import (
     sum_channels,
 )
 
-GROUP = tl.constexpr(4)  # states that pass through a chunk together in the backward pass: as many as registers hold
-# No new kernel for a new value of any number: fusion makes a new L in every layer.
+GROUP = tl.constexpr(4)  # states that the backward pass takes through a chunk together: as many as fit in registers
+# Don't compile a kernel for each value of these: with fusion, L differs in every layer.
 NUMBERS = ["L", "D", "zero"]
 NUMBERS += [f"{tensor}_{axis}" for tensor in ("u", "delta", "z", "out", "grad", "dz") for axis in ("image", "token")]
 
@@ -42,9 +42,9 @@ def scan_forward(
     N: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, REVERSE: tl.constexpr,
     ADD: tl.constexpr,
 ):  # fmt: skip
-    """out [B, L, D] = (<C, h> + skip u) silu(z), the states h starting at zero, added to what it holds if ADD.
+    """Write out [B, L, D] = (<C, h> + skip u) silu(z), with states h starting at zero, or add it to out if ADD.
 
-    EVEN: BLOCK divides D.
+    EVEN means that BLOCK divides D.
     """
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     n = tl.arange(0, N)
@@ -88,7 +88,7 @@ def scan_states(
     L, D, u_image, u_token, delta_image, delta_token, zero,
     N: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """The states before every chunk of T tokens, states [B, chunks, N, D]."""
+    """Write the states before every chunk of T tokens: states [B, chunks, N, D]."""
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     n = tl.arange(0, N)
     mask = tl.full([BLOCK], True, tl.int1) if EVEN else d < D
@@ -123,11 +123,11 @@ def scan_backward(
     N: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, LEVELS: tl.constexpr, EVEN: tl.constexpr,
     REVERSE: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """All gradients; T is 4, because the sums of 4 tokens, 4 states, B and C make one value for each of 32 threads.
+    """Compute all gradients; T is 4: the sums of 4 tokens, 4 states, B and C are one value for each of 32 threads.
 
-    du, ddelta, dz [B, L, D], dz added to what it holds if ADD. What programs would add to the same place they write
-    side by side, to be summed in a fixed order afterwards: dBC [blocks of channels, B, L, 2 N]; dchannels
-    [B, N + 2, D], of A, skip and bias.
+    Write du, ddelta and dz [B, L, D], or add to dz if ADD. Gradients to which several programs contribute are written
+    side by side, and the caller sums them in a fixed order: dBC [blocks of channels, B, L, 2 N], and dchannels
+    [B, N + 2, D] of A, skip and bias.
     """
     SUMS: tl.constexpr = 2 * T * GROUP
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -150,13 +150,13 @@ def scan_backward(
     chunks = tl.cdiv(L, T)
     states += steps(tl.program_id(1), chunks) * (N * D) + tile
     dchannels += steps(tl.program_id(1), (N + 2) * D)
-    # Which token of a chunk, B or C, and which state of a group each sum over channels belongs to.
+    # The token in a chunk, B or C, and the state in a group that each sum over channels belongs to.
     lane = tl.arange(0, SUMS)
     lane_token = lane // (2 * GROUP)
     dBC += steps(lane_token, BC_step) + lane // GROUP % 2 * N + lane % GROUP
 
     a = ()
-    g = ()  # gradient of the states, on its way from the last token to the first
+    g = ()  # gradient of the states, carried from the last token to the first
     dA = ()
     for q in tl.static_range(N // GROUP):
         a += (tl.load(A + q * GROUP * D + tile, mask=mask[None, :], other=0.0),)
@@ -184,7 +184,7 @@ def scan_backward(
         for i in tl.static_range(T):
             x = us[i].to(tl.float32)
             gate = zs[i].to(tl.float32)
-            # Past the end nothing changes the states, or has a gradient.
+            # Past the end, tokens neither change the states nor have a gradient.
             upstream = tl.where(i <= last, grads[i].to(tl.float32), 0.0)
             dt, slope = softplus(deltas[i].to(tl.float32) + bias_d)
             s = sigmoid(gate)
@@ -212,7 +212,7 @@ def scan_backward(
             ys = new_ys
             g_q = g[q]
             dA_q = dA[q]
-            products = ()  # [GROUP, BLOCK, 2] a token: what B's and C's gradients are sums of
+            products = ()  # [GROUP, BLOCK, 2] for each token: summed over channels, the gradients of B and C
             new_ddts = ()
             new_ddtxs = ()
             for i in tl.static_range(T - 1, -1, -1):
@@ -228,7 +228,7 @@ def scan_backward(
             ddtxs = new_ddtxs
             g = g[:q] + (g_q,) + g[q + 1 :]
             dA = dA[:q] + (dA_q,) + dA[q + 1 :]
-            # Tokens join as pairs of pairs: their numbers are the last two axes, the first of which counts twos.
+            # Join tokens as pairs of pairs: the last two axes are the bits of a token's number, the higher bit first.
             joined = tl.join(tl.join(products[0], products[2]), tl.join(products[1], products[3]))
             rows = tl.reshape(tl.permute(joined, (3, 4, 2, 0, 1)), [SUMS, BLOCK])
             sums += (sum_channels(rows, SUMS, LEVELS),)
