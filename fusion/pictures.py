@@ -152,7 +152,7 @@ def traced(model: nn.Module, images: Tensor) -> Trace:
 
 
 def redundancies(record: Trace) -> Tensor:
-    """`redundancy` of each layer's tokens before they fuse, [layers, images]."""
+    """Return `redundancy` of each layer's tokens before they fuse, [layers, images]."""
     return torch.stack([redundancy(tokens) for tokens in record.before])
 
 
