@@ -1,7 +1,8 @@
 """Scale the learning rates of a schedule: where it starts, its largest, and where it ends."""
 
-import argparse
 from typing import NamedTuple
+
+from training.settings.learning import RateSettings
 
 IMAGES = 512  # a step of this many images takes the flags' rates unscaled
 FALLING = ("cosine", "tanh", "poly")  # schedules that end at --min-lr
@@ -16,7 +17,7 @@ class Rates(NamedTuple):
     min_lr: float
 
 
-def scaled_rates(args: argparse.Namespace, images: int) -> Rates:
+def scaled_rates(settings: RateSettings, images: int) -> Rates:
     """Return the flags' rates, scaled linearly to the number of images in a step, or unscaled with --unscale-lr."""
-    scale = 1 if args.unscale_lr else images / IMAGES
-    return Rates(args.lr * scale, args.warmup_lr * scale, args.min_lr * scale)
+    scale = 1 if settings.unscale_lr else images / IMAGES
+    return Rates(settings.lr * scale, settings.warmup_lr * scale, settings.min_lr * scale)
