@@ -234,7 +234,7 @@ class VisionMamba(nn.Module):
         the model does not have exactly one class token.
         """
         if class_position and self.num_prefix_tokens != 1:
-            raise ValueError(f"--if_random_cls_token_position: needs one class token, not {self.num_prefix_tokens}")
+            raise ValueError(f"`class_position` needs one class token, not {self.num_prefix_tokens}")
         self.random_class_position, self.random_order = class_position, tokens
 
     @torch.jit.ignore

@@ -44,11 +44,11 @@ class Method:
         for field in fields(self):
             choice, known = getattr(self, field.name), CHOICES[field.name]
             if choice not in known:
-                raise ValueError(f"--fusion-{field.name} must be one of {', '.join(known)}, not {choice!r}")
+                raise ValueError(f"`{field.name}` must be one of {', '.join(known)}, not {choice!r}")
         if self.reduce == "prune" and self.average == "size":
-            raise ValueError("--fusion-average size has no effect with --fusion-reduce prune, which averages nothing")
+            raise ValueError("`average` size has no effect with `reduce` prune, which averages nothing")
         if self.match == "random" and (self.metric, self.distance) != ("hidden", "cosine"):
-            raise ValueError("--fusion-metric and --fusion-distance have no effect with --fusion-match random")
+            raise ValueError("`metric` and `distance` have no effect with `match` random")
 
     @property
     def is_default_matching(self) -> bool:

@@ -63,11 +63,11 @@ def parse_plan(text: str, depth: int) -> tuple[int, ...]:
     try:
         amounts = tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise ValueError(f"--fusion-plan must be whole numbers between commas, not {text!r}") from None
+        raise ValueError(f"`text` must be whole numbers between commas, not {text!r}") from None
     if len(amounts) != depth:
-        raise ValueError(f"--fusion-plan has {len(amounts)} numbers, the model {_layers(depth)}")
+        raise ValueError(f"`text` has {len(amounts)} numbers, the model {_layers(depth)}")
     if min(amounts) < 0:
-        raise ValueError(f"--fusion-plan must hold numbers of at least 0, not {min(amounts)}")
+        raise ValueError(f"`text` must hold numbers of at least 0, not {min(amounts)}")
     return amounts
 
 
@@ -108,30 +108,28 @@ def _check(strategy: str, depth: int, layer: int | None, tokens: int, total: int
     if strategy not in STRATEGIES:
         nearest = get_close_matches(strategy, STRATEGIES)
         hint = f" (did you mean {' or '.join(nearest)}?)" if nearest else ""
-        raise ValueError(f"unknown --fusion-strategy {strategy}{hint}: choose from {', '.join(STRATEGIES)}")
+        raise ValueError(f"unknown `strategy` {strategy}{hint}: choose from {', '.join(STRATEGIES)}")
     if schedule not in SCHEDULES:
-        raise ValueError(f"--fusion-schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+        raise ValueError(f"`schedule` must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
     _check_layer(strategy, depth, layer)
     _check_amount(strategy, tokens, total)
     fusing = len(_FUSING_LAYERS[strategy](depth, layer))
     if strategy != "no" and not fusing:
-        raise ValueError(f"--fusion-strategy {strategy} fuses after no layer of a model with {depth}")
+        raise ValueError(f"`strategy` {strategy} fuses after no layer of a model with {depth}")
     if fusing < 2 and schedule != "constant":
-        raise ValueError(f"--fusion-schedule {schedule} has no effect where {fusing or 'no'} layer fuses")
+        raise ValueError(f"`schedule` {schedule} has no effect if {fusing or 'no'} layer fuses")
 
 
 def _check_layer(strategy: str, depth: int, layer: int | None) -> None:
     bounds = {"lower": (1, depth), "upper": (0, depth - 1)}.get(strategy)
     if bounds is None and layer is not None:
-        raise ValueError(f"--fusion-layer is for lower and upper: {strategy} has no use for it")
+        raise ValueError(f"`layer` is for lower and upper: {strategy} has no use for it")
     if bounds is not None:
         first, last = bounds
         if layer is None:
-            raise ValueError(f"{strategy} needs --fusion-layer, {first} to {last} for {_layers(depth)}")
+            raise ValueError(f"{strategy} needs `layer`, {first} to {last} for {_layers(depth)}")
         if not first <= layer <= last:
-            raise ValueError(
-                f"--fusion-layer of {strategy} must be {first} to {last} for {_layers(depth)}, not {layer}"
-            )
+            raise ValueError(f"`layer` of {strategy} must be {first} to {last} for {_layers(depth)}, not {layer}")
 
 
 def _layers(depth: int) -> str:
@@ -140,15 +138,11 @@ def _layers(depth: int) -> str:
 
 def _check_amount(strategy: str, tokens: int, total: int | None) -> None:
     if tokens and total is not None:
-        raise ValueError("--fusion-token and --fusion-total exclude each other: tokens a layer, or in all layers")
-    flag, amount = ("--fusion-token", tokens) if total is None else ("--fusion-total", total)
+        raise ValueError("`tokens` and `total` exclude each other: tokens a layer, or in all layers")
+    name, amount = ("tokens", tokens) if total is None else ("total", total)
     if amount < 0:
-        raise ValueError(f"{flag} must be at least 0, not {amount}")
+        raise ValueError(f"`{name}` must be at least 0, not {amount}")
     if strategy == "no" and amount > 0:
-        raise ValueError(f"{flag} {amount} fuses nothing under --fusion-strategy no: choose another strategy")
+        raise ValueError(f"`{name}` {amount} fuses nothing under `strategy` no: choose another strategy")
     if strategy != "no" and amount == 0:
-        raise ValueError(
-            f"{strategy} fuses nothing without --fusion-token (tokens after each layer), "
-            "--fusion-total (tokens in all) or --fusion-keep (share of the patches to leave); "
-            "--fusion-plan, without a strategy, says all"
-        )
+        raise ValueError(f"{strategy} fuses nothing without `tokens` (after each layer) or `total` (in all layers)")

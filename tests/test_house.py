@@ -1,10 +1,15 @@
 """The rooms of the code: imports go down, never up, and never in a circle."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from training.settings.flag import flags as all_flags
+from training.settings.flag import spelling
+from training.settings.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 # From the ground up: each imports only what comes before it, and what lies in the same room.
@@ -80,6 +85,14 @@ def test_no_imports_go_in_a_circle():
     # A package's __init__ imports its modules, which others import by their own names.
     packages = {name for name, file in modules().items() if file.name == "__init__.py"}
     TopologicalSorter({name: used - packages for name, used in GRAPH.items() if name not in packages}).prepare()
+
+
+def test_the_library_names_its_parameters_and_no_flags():
+    flags = {spelling(field) for field, _ in all_flags(Settings)}
+    for name, file in modules().items():
+        if room_of(name) in ("ssm", "fusion", "models_mamba") and not name.endswith("__main__"):
+            words = set(re.findall(r"--\w[\w-]*", file.read_text()))
+            assert not words & flags, f"{name} speaks of {words & flags}"
 
 
 def test_no_room_holds_more_than_a_fifth_of_the_code():

@@ -389,5 +389,5 @@ def test_layers_are_computed_again_whenever_there_is_a_backward_pass(train_mode)
 
 @pytest.mark.parametrize("class_token", ["double", "none"])
 def test_one_class_token_has_a_random_place(class_token):
-    with pytest.raises(ValueError, match="--if_random_cls_token_position: needs one class token"):
+    with pytest.raises(ValueError, match="`class_position` needs one class token"):
         small(class_token=class_token).set_random_order(class_position=True)

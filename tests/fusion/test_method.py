@@ -171,11 +171,11 @@ def test_gradients_pass_where_values_do():
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"average": "median"}, "--fusion-average must be one of mean, size, not 'median'"),
-        ({"distance": "l3"}, "--fusion-distance must be one of cosine, l2, l1"),
-        ({"reduce": "prune", "average": "size"}, "--fusion-average size has no effect with --fusion-reduce prune"),
-        ({"match": "random", "metric": "residual"}, "no effect with --fusion-match random"),
-        ({"match": "random", "distance": "l1"}, "no effect with --fusion-match random"),
+        ({"average": "median"}, "`average` must be one of mean, size, not 'median'"),
+        ({"distance": "l3"}, "`distance` must be one of cosine, l2, l1"),
+        ({"reduce": "prune", "average": "size"}, "`average` size has no effect with `reduce` prune"),
+        ({"match": "random", "metric": "residual"}, "no effect with `match` random"),
+        ({"match": "random", "distance": "l1"}, "no effect with `match` random"),
     ],
 )
 def test_refuses_what_is_unknown_or_without_effect(choices, message):

@@ -47,7 +47,7 @@ def test_table_and_files(trained, tmp_path):
     ("flags", "message"),
     [
         (("--strategies", "uper:3", "--budgets", 4), "did you mean upper"),
-        (("--strategies", "upper", "--budgets", 4), "--strategies upper: upper needs --fusion-layer"),
+        (("--strategies", "upper", "--budgets", 4), "--strategies upper: upper needs `layer`"),
         (("--strategies", "upper:x", "--budgets", 4), "--strategies upper:x: must be NAME or NAME:K"),
         (("--budgets", 0), "--budgets: must be 1 or more, not 0"),
     ],

@@ -4,8 +4,19 @@ from functools import partial
 
 import fusion
 from models_mamba import VisionMamba
+from training.settings.failure import naming_flags
 from training.settings.model import FusionMethodSettings, FusionPlanSettings, FusionSettings
 from training.words import counted
+
+# The flags that give the parameters of fusion.plan, fusion.parse_plan and fusion.Method.
+FLAGS = {
+    "strategy": "--fusion-strategy",
+    "layer": "--fusion-layer",
+    "tokens": "--fusion-token",
+    "total": "--fusion-total",
+    "schedule": "--fusion-schedule",
+    "text": "--fusion-plan",
+} | {name: f"--fusion-{name}" for name in fusion.CHOICES}
 
 
 def fuse(model: VisionMamba, settings: FusionSettings) -> None:
@@ -47,9 +58,16 @@ def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple
         )
         if given or any(others):
             raise ValueError("--fusion-plan says all: leave strategy, layer, amount and schedule out")
-        return fusion.parse_plan(settings.fusion_plan, depth)
+        with naming_flags(FLAGS):
+            return fusion.parse_plan(settings.fusion_plan, depth)
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} exclude each other: give one amount")
+    if not given and settings.fusion_strategy in set(fusion.STRATEGIES) - {"no"}:
+        raise ValueError(
+            f"{settings.fusion_strategy} fuses nothing without --fusion-token (tokens after each layer), "
+            "--fusion-total (tokens in all) or --fusion-keep (share of the patches to leave); "
+            "--fusion-plan, without a strategy, says all"
+        )
     if settings.fusion_keep is not None:
         total = fusion.total_to_keep(settings.fusion_keep, patches)
         if settings.fusion_strategy == "no" or not total:
@@ -57,14 +75,15 @@ def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple
             raise ValueError(f"--fusion-keep {settings.fusion_keep:g} fuses nothing {what}")
     else:
         total = settings.fusion_total
-    return fusion.plan(
-        settings.fusion_strategy,
-        depth,
-        settings.fusion_layer,
-        settings.fusion_token,
-        total=total,
-        schedule=settings.fusion_schedule,
-    )
+    with naming_flags(FLAGS):
+        return fusion.plan(
+            settings.fusion_strategy,
+            depth,
+            settings.fusion_layer,
+            settings.fusion_token,
+            total=total,
+            schedule=settings.fusion_schedule,
+        )
 
 
 def _most(settings: FusionPlanSettings, depth: int, patches: int) -> str:
@@ -84,7 +103,8 @@ def _most(settings: FusionPlanSettings, depth: int, patches: int) -> str:
 
 def fusion_method(settings: FusionMethodSettings, plan: tuple[int, ...]) -> fusion.Method:
     """Build the method of fusion that flags ask for; raise ValueError if flags choose one but no tokens fuse."""
-    method = fusion.Method(**{name: getattr(settings, f"fusion_{name}") for name in fusion.CHOICES})
+    with naming_flags(FLAGS):
+        method = fusion.Method(**{name: getattr(settings, f"fusion_{name}") for name in fusion.CHOICES})
     if method != fusion.Method() and not any(plan):
         changed = next(name for name, choices in fusion.CHOICES.items() if getattr(method, name) != choices[0])
         raise ValueError(f"--fusion-{changed} {getattr(method, changed)} has no effect: no tokens fuse")

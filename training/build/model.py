@@ -9,7 +9,7 @@ from torch import nn
 
 from models_mamba import VisionMamba
 from training.build.fusion import fuse
-from training.settings.failure import check_known
+from training.settings.failure import check_known, naming_flags
 from training.settings.model import ModelChoice
 from training.settings.settings import Settings
 
@@ -57,7 +57,8 @@ def new_model(settings: Settings) -> VisionMamba:
     model = build_model(settings, drop_rate=settings.drop, drop_path_rate=settings.drop_path)
     model.set_scan_recompute(settings.scan_recompute)
     model.set_grad_checkpointing(settings.grad_checkpointing)
-    model.set_random_order(settings.if_random_cls_token_position, settings.if_random_token_rank)
+    with naming_flags({"class_position": "--if_random_cls_token_position"}):
+        model.set_random_order(settings.if_random_cls_token_position, settings.if_random_token_rank)
     fuse(model, settings)
     return model
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,19 @@ def in_one_line(*, met_by: str = "all", program: str = "main.py") -> Iterator[No
         yield
     except (ValueError, OSError) as error:
         fail(error, met_by=met_by, program=program)
+
+
+@contextmanager
+def naming_flags(flags: dict[str, str]) -> Iterator[None]:
+    """Name flags in the ValueErrors of functions that name their parameters, in backticks: `layer`, --fusion-layer.
+
+    Args:
+        flags: The flag of each parameter.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub("`(\\w+)`", lambda name: flags.get(name[1], name[0]), str(error))) from None
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

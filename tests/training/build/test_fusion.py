@@ -42,6 +42,11 @@ def test_flags_make_the_plan(flags, plan):
         ("--fusion-plan 0,0,8", "--fusion-plan has 3 numbers, the model 6 layers"),
         ("--fusion-keep 0.5", "--fusion-keep 0.5 fuses nothing under --fusion-strategy no"),
         ("--fusion-strategy all --fusion-keep 1", "--fusion-keep 1 fuses nothing of 16 patches"),
+        ("--fusion-strategy uper --fusion-token 1", r"unknown --fusion-strategy uper \(did you mean upper"),
+        ("--fusion-strategy upper --fusion-token 1", "upper needs --fusion-layer, 0 to 5 for 6 layers"),
+        ("--fusion-strategy all --fusion-token -1", "--fusion-token must be at least 0, not -1"),
+        ("--fusion-strategy all --fusion-total 0", "fuses nothing without --fusion-token .* or --fusion-total"),
+        ("--fusion-schedule increasing", "--fusion-schedule increasing has no effect if no layer fuses"),
     ],
 )
 def test_flags_that_contradict(flags, message):
@@ -55,6 +60,12 @@ def test_each_method_flag_reaches_the_layers(name, choice):
     model = build_model(args)
     fuse(model, args)
     assert model.layers[1].fusion.method == fusion.Method(**{name: choice})
+
+
+def test_choices_of_the_method_that_contradict():
+    args = parse_args("--fusion-plan 0,2,0,0,0,0 --fusion-reduce prune --fusion-average size".split())
+    with pytest.raises(ValueError, match="^--fusion-average size has no effect with --fusion-reduce prune"):
+        fuse(build_model(args), args)
 
 
 def test_a_method_flag_without_fusion_is_refused():
