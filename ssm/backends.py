@@ -28,7 +28,8 @@ from ssm import cpu, cuda, reference, speed, triton
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 _MODULES = {"reference": reference, "cpu": cpu, "triton": triton, "cuda": cuda}
-_FOR_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # the backends that auto tries, in this order
+# The backends that auto tries, in this order.
+_FOR_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 _chosen = "auto"
 
 

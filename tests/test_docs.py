@@ -212,9 +212,19 @@ def test_edits_of_contributing_work(tmp_path):
     driver = [sys.executable, "-c", DRIVER, json.dumps(commands)]
     result = subprocess.run(driver, cwd=tmp_path / "copy", capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert edits == 5
+    assert edits == 6
     assert len(commands) == result.stdout.count("everything works") + 1 == 5
     assert float(re.search(r"doubling +cpu +largest error (\S+),", result.stdout)[1]) < 1e-5
+
+
+EDITS = [block for block in BLOCKS if block.kind == "edit"]
+
+
+@pytest.mark.parametrize("block", EDITS, ids=str)
+def test_edits_hold_when_a_comment_changes(block):
+    """The lines of the code that an edit shows hold code alone: who rewords a comment needn't know of this page."""
+    shown = [line for line in block.text.splitlines()[1:] if line[0] in " -"]
+    assert [line for line in shown if "#" in line] == []
 
 
 def test_an_edit_of_lines_that_are_gone_fails(tmp_path):
