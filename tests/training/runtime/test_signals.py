@@ -11,9 +11,15 @@ import pytest
 from training.runtime.interruption import InterruptedTraining, Interruption
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def number(request):
+    """A signal that isn't ignored, even if the tests themselves run under nohup."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_signal_ends_between_two_steps(number):
-    before = signal.getsignal(number)
     with Interruption() as interruption:
         steps = iter(interruption.between([1, 2]))
         assert next(steps) == 1
@@ -23,7 +29,7 @@ def test_a_signal_ends_between_two_steps(number):
             next(steps)
         os.kill(os.getpid(), signal.SIGHUP)  # a closing terminal's shell says it again
         assert interruption.exit_code == 128 + number
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_under_nohup_the_end_of_the_terminal_is_not_heard(tmp_path):
