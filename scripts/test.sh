@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh --tests
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-# One process a core and one thread in each. Tests that start processes are marked as one group, to run one at a time;
-# pytest-xdist 3.8 does not keep groups together under pytest 9.2, and they pass side by side too.
+# One process a core and one thread in each. A process that is done takes half of the tests that another still has, so
+# that all end together.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadgroup "$@"
+.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal "$@"

@@ -14,7 +14,6 @@ import pytest
 from training.records.runs import read_log
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.xdist_group("processes")
 README = (ROOT / "README.md").read_text().replace("\\\n", "")  # commands of several lines are one
 README_COMMAND = re.search(r"^(python -m torch\.distributed\.launch .*)$", README, re.M)
 # Small and without anything random beside the seeded weights and order; 24 images of each batch make one epoch short.

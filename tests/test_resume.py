@@ -17,7 +17,6 @@ from tests.forked import Forked
 from training.records.runs import read_log
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.xdist_group("processes")
 # All that is random is on: augmentation, repeats, mixup, drop path; an average of the weights; a rate for each
 # step, which takes two batches.
 FLAGS = (
