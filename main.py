@@ -32,6 +32,7 @@ from models_mamba import VisionMamba
 from preflight import check, leaving_no_directory
 from runner import Trainer, train
 from training.build.data import Data, build_data
+from training.build.fusion import fuse
 from training.build.model import check_model, new_model, with_image_size
 from training.build.optimizer import check_optimizer
 from training.build.state import build_state, check_same_start, gather_facts
@@ -156,6 +157,8 @@ def open_run(settings: Settings, saved: dict | None, world: World, held: ExitSta
 def load_weights(model: VisionMamba, settings: Settings, saved: dict | None, data: Data) -> tuple[dict | None, str]:
     """Give the model a head for the classes, and the weights of the checkpoint or of --finetune, if there are any.
 
+    Its fusion is put in again, because the head is a part of the multiply-adds that --fusion-cost shares out.
+
     Returns:
         The checkpoint, its weights fitted to the model, or None; and a line that says where the weights come from.
 
@@ -163,6 +166,7 @@ def load_weights(model: VisionMamba, settings: Settings, saved: dict | None, dat
         ValueError: They don't fit.
     """
     model.reset_classifier(settings.nb_classes)
+    fuse(model, settings)
     if saved is None:
         return None, start_from(model, settings.finetune, data.classes) if settings.finetune else "new"
     saved = fit_weights(saved, model, settings)

@@ -7,7 +7,7 @@
 """
 
 from fusion.backends import BACKENDS, backend, use_backend
-from fusion.cost import cost, flops
+from fusion.cost import cost, flops, plan_at_cost
 from fusion.injection import TokenFusion, inject
 from fusion.matching import Matching, match
 from fusion.method import CHOICES, Method
@@ -34,6 +34,7 @@ __all__ = [
     "onnx_translations",
     "parse_plan",
     "plan",
+    "plan_at_cost",
     "redundancy",
     "similarity",
     "token_counts",

@@ -86,6 +86,11 @@ def injected_plan(model: nn.Module) -> tuple[int, ...]:
     return tuple(block.fusion.r if isinstance(block.fusion, TokenFusion) else 0 for block in model.layers)
 
 
+def injected_method(model: nn.Module) -> Method:
+    """Return the method that a model follows, the default one if it fuses nothing."""
+    return next((block.fusion.method for block in model.layers if isinstance(block.fusion, TokenFusion)), Method())
+
+
 def check_plan(plan: Sequence[int], depth: int, patches: int) -> None:
     """Raise ValueError if the plan doesn't fit a model with `depth` layers and `patches` patches."""
     if len(plan) != depth:

@@ -4,7 +4,7 @@ A plan is a tuple with one int for each layer, the number of tokens to fuse afte
 arXiv 2409.09808, section 3), but any tuple of the right length is a plan too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import accumulate, pairwise
 
@@ -76,9 +76,14 @@ def total_to_keep(share: float, patches: int) -> int:
     return patches - round(share * patches)
 
 
+def amounts_that_fit(make_plan: Callable[[int], Sequence[int]], patches: int) -> Iterator[int]:
+    """Yield the amounts (tokens of a layer, or in all) whose plans fit so many patches, from the least."""
+    return (amount for amount in range(1, patches) if _fits(make_plan(amount), patches))
+
+
 def largest(make_plan: Callable[[int], Sequence[int]], patches: int) -> int:
     """Return the largest amount (tokens of a layer, or in all) whose plan fits so many patches; 0 if none does."""
-    return max((amount for amount in range(1, patches) if _fits(make_plan(amount), patches)), default=0)
+    return max(amounts_that_fit(make_plan, patches), default=0)
 
 
 def token_counts(plan: Sequence[int], length: int) -> tuple[int, ...]:

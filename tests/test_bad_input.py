@@ -112,10 +112,11 @@ FLAGS = [
     ("--fusion-strategy all --fusion-token -1", "--fusion-token must be at least 0"),
     ("--fusion-strategy all --fusion-token 4", "layer 3 has 4 patch tokens and can fuse at most 2"),
     ("--fusion-strategy all --fusion-total 40", "; the largest --fusion-total here is 14"),
-    ("--fusion-strategy all", "without --fusion-token (tokens after each layer), --fusion-total (tokens in all) or"),
+    ("--fusion-strategy all --fusion-cost 0.5", "--fusion-cost 0.5 is less than all can reach: 0.6647"),
+    ("--fusion-strategy all", "without --fusion-token (tokens after each layer), --fusion-total (tokens in all), "),
     (
         "--fusion-strategy all",
-        "--fusion-keep (share of the patches to leave); --fusion-plan, without a strategy, says all",
+        "--fusion-cost (share of the multiply-adds to leave); --fusion-plan, without a strategy, says all",
     ),
     ("--fusion-token 4", "--fusion-token 4 fuses nothing under --fusion-strategy no"),
     ("--fusion-plan 1,x,1,1,1,1", "--fusion-plan"),

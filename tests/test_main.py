@@ -439,6 +439,7 @@ def test_evaluating_a_checkpoint_with_and_without_fusion(run, tmp_path):
     [
         ("--fusion-total", 6),
         ("--fusion-keep", 0.75),
+        ("--fusion-cost", 0.75),
         ("--fusion-token", 2, "--fusion-schedule", "decreasing"),
         ("--fusion-token", 2, "--fusion-average", "size"),
         ("--fusion-token", 2, "--fusion-metric", "residual"),
@@ -455,6 +456,16 @@ def test_every_flag_of_fusion_changes_what_a_trained_model_says(run, trained, ch
     plain, other = run(*flags, "--fusion-token", 2), run(*flags, *changed)
     loss = [re.search(r"model: top-1 .* loss (\S+),", out).group(1) for out in (plain, other)]
     assert loss[0] != loss[1]
+
+
+def test_the_first_screen_says_what_a_plan_by_cost_leaves(run, trained):
+    """Of the model with the head that it will have: a model for 1000 classes would have another share."""
+    said = {}
+    for share in (0.7, 0.9):
+        out = run("--eval", "--resume", trained / "checkpoint.pth", "--fusion-strategy", "all", "--fusion-cost", share)
+        assert "fusion     all," in out
+        said[share] = float(re.search(r"multiply-adds an image, forward, (\S+) of those without fusion", out).group(1))
+    assert all(abs(found - share) < 0.01 for share, found in said.items())
 
 
 def test_evaluation_takes_model_data_and_fusion_from_the_checkpoint(trained, capsys):

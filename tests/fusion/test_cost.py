@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from timm.models import create_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -55,3 +57,63 @@ def test_vim_tiny_is_as_in_the_literature():
     plain = fusion.flops(model)
     fusion.inject(model, fusion.plan("all", 24, tokens=7))
     assert 0.6 < fusion.flops(model) / plain < 0.62
+
+
+def test_the_cost_of_a_plan_that_is_not_injected():
+    model, method = create_model("vim_pico_patch2_8"), fusion.Method(match="random")
+    plan = (2, 0, 3, 0, 0, 1)
+    said = fusion.cost(model, plan), fusion.cost(model, plan, method)
+    assert not any(isinstance(block.fusion, fusion.TokenFusion) for block in model.layers)
+    fusion.inject(model, plan, method)
+    assert fusion.cost(model) == fusion.cost(model, plan) == said[1]
+    assert fusion.cost(model, plan, fusion.Method()) == said[0]
+    assert said[0]["matching"] > said[1]["matching"] == 0
+    with pytest.raises(ValueError, match="length 2, the model depth 6"):
+        fusion.cost(model, (2, 0))
+
+
+PICO = create_model("vim_pico_patch2_8")
+PLACES = [("all", None), ("interleaved", None), ("lower", 3), ("upper", 0), ("upper", 3), ("upper", 4)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0.01, 0.999),
+    st.sampled_from(PLACES),
+    st.sampled_from(fusion.SCHEDULES),
+    st.sampled_from(["similar", "random"]),
+)
+def test_a_plan_by_cost_is_within_one_token_of_it(share, place, schedule, match):
+    """No total comes nearer, and what is missed is less than one token in all layers costs."""
+    (strategy, layer), method = place, fusion.Method(match=match)
+
+    def make_plan(total):
+        return fusion.plan(strategy, 6, layer, total=total, schedule=schedule)
+
+    plans = [(0,) * 6, *map(make_plan, range(1, fusion.largest(make_plan, 16) + 1))]
+    shares = [fusion.flops(PICO, plan, method) / fusion.flops(PICO, plans[0]) for plan in plans]
+    nearest = min(range(len(plans)), key=lambda total: abs(shares[total] - share))
+    if share < min(shares) or not nearest:
+        with pytest.raises(ValueError, match="can reach" if share < min(shares) else "fuses nothing"):
+            fusion.plan_at_cost(PICO, share, strategy, layer, schedule=schedule, method=method)
+        return
+    assert fusion.plan_at_cost(PICO, share, strategy, layer, schedule=schedule, method=method) == plans[nearest]
+    parts = fusion.cost(PICO, plans[0])
+    one_token = (parts["products"] + parts["convolution"] + parts["scan"]) / 17 / sum(parts.values())
+    assert abs(shares[nearest] - share) < one_token
+
+
+@pytest.mark.parametrize(
+    ("strategy", "layer", "least"), [("all", None, 0.6647), ("upper", 3, 0.8858), ("upper", 5, 1.0009)]
+)
+def test_the_least_share_that_a_strategy_reaches_is_named_and_can_be_had(strategy, layer, least):
+    with pytest.raises(ValueError, match=f"`share` 0.2 is less than {strategy} can reach: {least}$"):
+        fusion.plan_at_cost(PICO, 0.2, strategy, layer)
+    if least < 1:
+        assert fusion.plan_at_cost(PICO, least, strategy, layer)
+
+
+def test_a_cost_counts_every_layer_of_the_plan():
+    """Layers above those that fuse count too: the same tokens cost the less the earlier they fuse."""
+    fused = [sum(fusion.plan_at_cost(PICO, 0.9, strategy, layer)) for strategy, layer in PLACES[2:5]]
+    assert fused[0] < fused[2]

@@ -8,12 +8,13 @@ from training.settings.failure import naming_flags
 from training.settings.model import FusionMethodSettings, FusionPlanSettings, FusionSettings
 from training.words import counted
 
-# The flags that give the parameters of fusion.plan, fusion.parse_plan and fusion.Method.
+# The flags that give the parameters of fusion.plan, plan_at_cost, parse_plan and Method.
 FLAGS = {
     "strategy": "--fusion-strategy",
     "layer": "--fusion-layer",
     "tokens": "--fusion-token",
     "total": "--fusion-total",
+    "share": "--fusion-cost",
     "schedule": "--fusion-schedule",
     "text": "--fusion-plan",
 } | {name: f"--fusion-{name}" for name in fusion.CHOICES}
@@ -25,22 +26,22 @@ def fuse(model: VisionMamba, settings: FusionSettings) -> None:
     Raises:
         ValueError: Flags contradict one another, or the plan doesn't fit the model.
     """
-    depth, patches = len(model.layers), model.patch_embed.num_patches
-    plan = fusion_plan(settings, depth, patches)
-    method = fusion_method(settings, plan)
+    method = fusion_method(settings)
+    plan = fusion_plan(settings, model, method)
+    _check_effect(method, plan)
     try:
         fusion.inject(model, plan, method)
     except ValueError as error:
-        raise ValueError(f"{error}{_most(settings, depth, patches)}") from None
+        raise ValueError(f"{error}{_most(settings, model)}") from None
 
 
-def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple[int, ...]:
+def fusion_plan(settings: FusionPlanSettings, model: VisionMamba, method: fusion.Method) -> tuple[int, ...]:
     """Build the plan that flags ask for.
 
     Args:
         settings: The flags of the plan.
-        depth: Number of the model's layers.
-        patches: Number of its patches.
+        model: The model that it is for, with its head, which is a part of the cost.
+        method: How tokens will fuse.
 
     Returns:
         How many tokens fuse in each layer.
@@ -48,7 +49,13 @@ def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple
     Raises:
         ValueError: Flags contradict one another.
     """
-    amounts = {"token": settings.fusion_token or None, "total": settings.fusion_total, "keep": settings.fusion_keep}
+    depth, patches = len(model.layers), model.patch_embed.num_patches
+    amounts = {
+        "token": settings.fusion_token or None,
+        "total": settings.fusion_total,
+        "keep": settings.fusion_keep,
+        "cost": settings.fusion_cost,
+    }
     given = [f"--fusion-{name}" for name, value in amounts.items() if value is not None]
     if settings.fusion_plan is not None:
         others = (
@@ -65,9 +72,11 @@ def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple
     if not given and settings.fusion_strategy in set(fusion.STRATEGIES) - {"no"}:
         raise ValueError(
             f"{settings.fusion_strategy} fuses nothing without --fusion-token (tokens after each layer), "
-            "--fusion-total (tokens in all) or --fusion-keep (share of the patches to leave); "
-            "--fusion-plan, without a strategy, says all"
+            "--fusion-total (tokens in all), --fusion-keep (share of the patches to leave) or --fusion-cost (share of "
+            "the multiply-adds to leave); --fusion-plan, without a strategy, says all"
         )
+    if settings.fusion_cost is not None:
+        return _plan_at_cost(settings, model, method)
     if settings.fusion_keep is not None:
         total = fusion.total_to_keep(settings.fusion_keep, patches)
         if settings.fusion_strategy == "no" or not total:
@@ -86,10 +95,26 @@ def fusion_plan(settings: FusionPlanSettings, depth: int, patches: int) -> tuple
         )
 
 
-def _most(settings: FusionPlanSettings, depth: int, patches: int) -> str:
+def _plan_at_cost(settings: FusionPlanSettings, model: VisionMamba, method: fusion.Method) -> tuple[int, ...]:
+    """Build the plan of --fusion-cost."""
+    if settings.fusion_strategy == "no":
+        raise ValueError(f"--fusion-cost {settings.fusion_cost:g} fuses nothing under --fusion-strategy no")
+    with naming_flags(FLAGS):
+        return fusion.plan_at_cost(
+            model,
+            settings.fusion_cost,
+            settings.fusion_strategy,
+            settings.fusion_layer,
+            schedule=settings.fusion_schedule,
+            method=method,
+        )
+
+
+def _most(settings: FusionPlanSettings, model: VisionMamba) -> str:
     """Return the limit for an error, such as '; the largest --fusion-total here is 12'; '' for --fusion-plan."""
     if settings.fusion_plan is not None:
         return ""
+    depth, patches = len(model.layers), model.patch_embed.num_patches
     make_plan = partial(
         fusion.plan, settings.fusion_strategy, depth, settings.fusion_layer, schedule=settings.fusion_schedule
     )
@@ -101,14 +126,17 @@ def _most(settings: FusionPlanSettings, depth: int, patches: int) -> str:
     return f"; the least --fusion-keep here is {(patches - total) / patches:.4g}"
 
 
-def fusion_method(settings: FusionMethodSettings, plan: tuple[int, ...]) -> fusion.Method:
-    """Build the method of fusion that flags ask for; raise ValueError if flags choose one but no tokens fuse."""
+def fusion_method(settings: FusionMethodSettings) -> fusion.Method:
+    """Build the method of fusion that flags ask for; raise ValueError if flags contradict one another."""
     with naming_flags(FLAGS):
-        method = fusion.Method(**{name: getattr(settings, f"fusion_{name}") for name in fusion.CHOICES})
+        return fusion.Method(**{name: getattr(settings, f"fusion_{name}") for name in fusion.CHOICES})
+
+
+def _check_effect(method: fusion.Method, plan: tuple[int, ...]) -> None:
+    """Raise ValueError if flags choose a method but no tokens fuse."""
     if method != fusion.Method() and not any(plan):
         changed = next(name for name, choices in fusion.CHOICES.items() if getattr(method, name) != choices[0])
         raise ValueError(f"--fusion-{changed} {getattr(method, changed)} has no effect: no tokens fuse")
-    return method
 
 
 def token_counts(model: VisionMamba) -> tuple[int, ...]:

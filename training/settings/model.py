@@ -108,6 +108,14 @@ class FusionPlanSettings:
         follows="fusion_strategy",
         amount=True,
     )
+    fusion_cost: float | None = flag(
+        None,
+        "instead of --fusion-token: share of an image's multiply-adds to leave, matching included",
+        share,
+        metavar="S",
+        follows="fusion_strategy",
+        amount=True,
+    )
     fusion_schedule: str = flag(
         "constant",
         "the same number of tokens in each chosen layer, or fewer and fewer, or more and more",

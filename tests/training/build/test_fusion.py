@@ -3,7 +3,7 @@
 import pytest
 
 import fusion
-from training.build.fusion import fuse, fusion_plan
+from training.build.fusion import fuse, fusion_method, fusion_plan
 from training.build.model import build_model
 from training.settings.command_line import parse_args
 
@@ -11,7 +11,8 @@ TINY = "--model vim_pico_patch2_8"
 
 
 def plan_of(flags):
-    return fusion_plan(parse_args(flags.split()), 6, 16)
+    args = parse_args([*TINY.split(), *flags.split()])
+    return fusion_plan(args, build_model(args), fusion_method(args))
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,8 @@ def plan_of(flags):
         ("--fusion-strategy lower --fusion-layer 2 --fusion-keep 0.5", (4, 4, 0, 0, 0, 0)),
         ("--fusion-strategy all --fusion-token 1 --fusion-schedule decreasing", (2, 2, 1, 1, 0, 0)),
         ("--fusion-strategy all --fusion-token 1 --fusion-schedule increasing", (0, 0, 1, 1, 2, 2)),
+        ("--fusion-strategy lower --fusion-layer 2 --fusion-cost 0.8", (2, 3, 0, 0, 0, 0)),
+        ("--fusion-strategy all --fusion-cost 0.8 --fusion-schedule decreasing", (2, 1, 1, 1, 0, 0)),
         ("--fusion-plan 0,0,8,0,3,1", (0, 0, 8, 0, 3, 1)),
     ],
 )
@@ -47,6 +50,12 @@ def test_flags_make_the_plan(flags, plan):
         ("--fusion-strategy all --fusion-token -1", "--fusion-token must be at least 0, not -1"),
         ("--fusion-strategy all --fusion-total 0", "fuses nothing without --fusion-token .* or --fusion-total"),
         ("--fusion-schedule increasing", "--fusion-schedule increasing has no effect if no layer fuses"),
+        ("--fusion-strategy all --fusion-keep 0.5 --fusion-cost 0.7", "--fusion-keep and --fusion-cost exclude"),
+        ("--fusion-plan 0,0,8,0,3,1 --fusion-cost 0.7", "--fusion-plan says all"),
+        ("--fusion-cost 0.7", "--fusion-cost 0.7 fuses nothing under --fusion-strategy no"),
+        ("--fusion-strategy all --fusion-cost 0.2", "--fusion-cost 0.2 is less than all can reach: 0.6647"),
+        ("--fusion-strategy all --fusion-cost 1", "--fusion-cost 1 fuses nothing; the largest that all leaves is 0.98"),
+        ("--fusion-strategy upper --fusion-cost 0.9", "upper needs --fusion-layer"),
     ],
 )
 def test_flags_that_contradict(flags, message):
