@@ -6,39 +6,51 @@
 `Method` changes how they fuse. `trace` records what was fused, `flops` counts the multiply-adds that are left.
 """
 
-from fusion.backends import BACKENDS, backend, use_backend
-from fusion.cost import cost, flops, plan_at_cost
-from fusion.injection import TokenFusion, inject
-from fusion.matching import Matching, match
+from importlib import import_module
+from typing import Any
+
 from fusion.method import CHOICES, Method
-from fusion.onnx import onnx_translations
 from fusion.plans import SCHEDULES, STRATEGIES, format_counts, largest, parse_plan, plan, token_counts, total_to_keep
-from fusion.tracing import Trace, redundancy, similarity, trace
+
+# Names and their modules, which need PyTorch: they are imported when first used, so that flags are read without it.
+_NEED_PYTORCH = {
+    "BACKENDS": "backends",
+    "Matching": "matching",
+    "TokenFusion": "injection",
+    "Trace": "tracing",
+    "backend": "backends",
+    "cost": "multiply_adds",
+    "flops": "multiply_adds",
+    "inject": "injection",
+    "match": "matching",
+    "onnx_translations": "onnx",
+    "plan_at_cost": "multiply_adds",
+    "redundancy": "tracing",
+    "similarity": "tracing",
+    "trace": "tracing",
+    "use_backend": "backends",
+}
 
 __all__ = [
-    "BACKENDS",
     "CHOICES",
     "SCHEDULES",
     "STRATEGIES",
-    "Matching",
     "Method",
-    "TokenFusion",
-    "Trace",
-    "backend",
-    "cost",
-    "flops",
     "format_counts",
-    "inject",
     "largest",
-    "match",
-    "onnx_translations",
     "parse_plan",
     "plan",
-    "plan_at_cost",
-    "redundancy",
-    "similarity",
     "token_counts",
     "total_to_keep",
-    "trace",
-    "use_backend",
+    *_NEED_PYTORCH,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_PYTORCH:
+        raise AttributeError(f"module 'fusion' has no attribute {name!r}")
+    return getattr(import_module(f"fusion.{_NEED_PYTORCH[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -25,11 +25,9 @@ import torch
 from torch import Tensor
 
 from ssm import cpu, cuda, reference, speed, triton
+from ssm.names import BACKENDS, FOR_DEVICE
 
-BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 _MODULES = {"reference": reference, "cpu": cpu, "triton": triton, "cuda": cuda}
-# The backends that auto tries, in this order.
-_FOR_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 _chosen = "auto"
 
 
@@ -90,7 +88,7 @@ def pick(device_type: str) -> Choice:
         if not _runs_on(_chosen, device_type):
             raise ValueError(f"the scan backend {_chosen} doesn't run on {device_type}: choose reference or auto")
         return Choice(_chosen, "as asked for")
-    candidates = _FOR_DEVICE.get(device_type, ())
+    candidates = FOR_DEVICE.get(device_type, ())
     usable = [name for name in candidates if not unavailable(name)]
     if not candidates:
         return Choice("reference", f"there is no other for {device_type}")
@@ -103,7 +101,7 @@ def pick(device_type: str) -> Choice:
 
 def _runs_on(name: str, device_type: str) -> bool:
     interpreted = name == "triton" and device_type == "cpu" and triton.INTERPRETED
-    return name == "reference" or name in _FOR_DEVICE.get(device_type, ()) or interpreted
+    return name == "reference" or name in FOR_DEVICE.get(device_type, ()) or interpreted
 
 
 @torch._dynamo.assume_constant_result  # torch.compile keeps the choice made when it compiles

@@ -212,7 +212,7 @@ def test_edits_of_contributing_work(tmp_path):
     driver = [sys.executable, "-c", DRIVER, json.dumps(commands)]
     result = subprocess.run(driver, cwd=tmp_path / "copy", capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert edits == 6
+    assert edits == 5
     assert len(commands) == result.stdout.count("everything works") + 1 == 5
     assert float(re.search(r"doubling +cpu +largest error (\S+),", result.stdout)[1]) < 1e-5
 

@@ -4,9 +4,12 @@ import ast
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import fusion
+import ssm
 from training.settings.flag import flags as all_flags
 from training.settings.flag import spelling
 from training.settings.settings import Settings
@@ -93,6 +96,16 @@ def test_the_library_names_its_parameters_and_no_flags():
         if room_of(name) in ("ssm", "fusion", "models_mamba") and not name.endswith("__main__"):
             words = set(re.findall(r"--\w[\w-]*", file.read_text()))
             assert not words & flags, f"{name} speaks of {words & flags}"
+
+
+@pytest.mark.parametrize("package", [fusion, ssm])
+def test_every_public_name_is_found_though_some_are_imported_late(package):
+    for name in package.__all__:
+        assert f"{package.__name__}.{name}" not in modules(), "once imported, the module would hide the name"
+        assert not isinstance(getattr(package, name), ModuleType)
+    assert dir(package) == sorted(package.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 def test_no_room_holds_more_than_a_fifth_of_the_code():

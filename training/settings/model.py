@@ -1,8 +1,9 @@
 """Declare the flags of the model and of token fusion."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from fusion import CHOICES, SCHEDULES, STRATEGIES
 from training.settings.flag import flag
 from training.settings.kinds import ImageSize, positive, share
 
@@ -78,7 +79,7 @@ class FusionPlanSettings:
 
     fusion_strategy: str = flag(
         "no",
-        "which layers fuse: no, all, interleaved (or alternate), lower, upper",
+        f"which layers fuse: {', '.join(STRATEGIES)}",
         metavar="NAME",
         follows="fusion_strategy",
     )
@@ -119,7 +120,7 @@ class FusionPlanSettings:
     fusion_schedule: str = flag(
         "constant",
         "the same number of tokens in each chosen layer, or fewer and fewer, or more and more",
-        choices=("constant", "decreasing", "increasing"),
+        choices=SCHEDULES,
         follows="fusion_strategy",
     )
     fusion_plan: str | None = flag(
@@ -131,50 +132,23 @@ class FusionPlanSettings:
     )
 
 
+def _choice(name: str, help: str) -> Any:
+    """Declare the flag of one choice of fusion.Method."""
+    return flag(CHOICES[name][0], help, choices=CHOICES[name], follows=f"fusion_{name}", fixed=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FusionMethodSettings:
     """Choose how tokens fuse, the same in all layers: the choices of fusion.Method."""
 
     TITLE: ClassVar[str | None] = "token fusion"
 
-    fusion_average: str = flag(
-        "mean",
-        "a fused token is the mean of its parts, or weighs them by their patches",
-        choices=("mean", "size"),
-        follows="fusion_average",
-        fixed=True,
-    )
-    fusion_metric: str = flag(
-        "hidden",
-        "compare tokens by the mixer's output, the sum before it, or the sum after it",
-        choices=("hidden", "residual", "input"),
-        follows="fusion_metric",
-        fixed=True,
-    )
-    fusion_distance: str = flag(
-        "cosine", "similarity of two tokens", choices=("cosine", "l2", "l1"), follows="fusion_distance", fixed=True
-    )
-    fusion_order: str = flag(
-        "keep",
-        "leave tokens in sequence order, or as ToMe does",
-        choices=("keep", "concat"),
-        follows="fusion_order",
-        fixed=True,
-    )
-    fusion_reduce: str = flag(
-        "fuse",
-        "average a token into the other, or drop it",
-        choices=("fuse", "prune"),
-        follows="fusion_reduce",
-        fixed=True,
-    )
-    fusion_match: str = flag(
-        "similar",
-        "fuse the most similar pairs, or random ones for comparison",
-        choices=("similar", "random"),
-        follows="fusion_match",
-        fixed=True,
-    )
+    fusion_average: str = _choice("average", "a fused token is the mean of its parts, or weighs them by their patches")
+    fusion_metric: str = _choice("metric", "compare tokens by the mixer's output, or by the sum before or after it")
+    fusion_distance: str = _choice("distance", "similarity of two tokens")
+    fusion_order: str = _choice("order", "leave tokens in sequence order, or as ToMe does")
+    fusion_reduce: str = _choice("reduce", "average a token into the other, or drop it")
+    fusion_match: str = _choice("match", "fuse the most similar pairs, or random ones for comparison")
 
 
 @dataclass(frozen=True, kw_only=True)

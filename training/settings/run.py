@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ssm import BACKENDS
 from training.settings.flag import flag
 from training.settings.kinds import count, number, path, positive
 
@@ -83,7 +84,7 @@ class RunSettings:
     scan_backend: str = flag(
         "auto",
         "what scans: plain PyTorch, C++, Triton, or mamba-ssm; python -m ssm says what there is",
-        choices=("auto", "reference", "cpu", "triton", "cuda"),
+        choices=BACKENDS,
         cost=True,
     )
     compile: bool = flag(
