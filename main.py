@@ -37,7 +37,7 @@ from training.build.model import check_model, new_model, with_image_size
 from training.build.optimizer import check_optimizer
 from training.build.state import build_state, check_same_start, gather_facts
 from training.build.teacher import check_teacher
-from training.build.weights import fit_weights, start_from
+from training.build.weights import fit_weights, start_from, start_of
 from training.data.loaders import shared_out, test_loader, train_loader
 from training.records.console import describe_evaluation, print_overview
 from training.records.logbook import Logbook, make_directory, open_directory, write_scores
@@ -94,8 +94,9 @@ def read_settings(argv: list[str] | None) -> tuple[Settings, dict | None]:
     settings = parse_args(argv)
     if not settings.eval:
         return settings, None
-    saved = checkpoint.load(settings.resume)
-    return parse_args(argv, run=saved.get("settings", {})), saved
+    path = settings.resume or start_of(settings).path
+    saved = checkpoint.load(path, "--resume" if settings.resume else "--pretrained")
+    return replace(parse_args(argv, run=saved.get("settings", {})), resume=path), saved
 
 
 def check_names(settings: Settings) -> None:
@@ -104,6 +105,7 @@ def check_names(settings: Settings) -> None:
     check_known("--opt", settings.opt.lower(), list_optimizers())
     check_optimizer(settings)
     check_teacher(settings)
+    start_of(settings)
     datasets.check(settings)
     if settings.log_wandb:
         check_wandb()
@@ -155,7 +157,7 @@ def open_run(settings: Settings, saved: dict | None, world: World, held: ExitSta
 
 
 def load_weights(model: VisionMamba, settings: Settings, saved: dict | None, data: Data) -> tuple[dict | None, str]:
-    """Give the model a head for the classes, and the weights of the checkpoint or of --finetune, if there are any.
+    """Give the model a head for the classes, and the checkpoint's weights or those to start from, if there are any.
 
     Its fusion is put in again, because the head is a part of the multiply-adds that --fusion-cost shares out.
 
@@ -168,7 +170,8 @@ def load_weights(model: VisionMamba, settings: Settings, saved: dict | None, dat
     model.reset_classifier(settings.nb_classes)
     fuse(model, settings)
     if saved is None:
-        return None, start_from(model, settings.finetune, data.classes) if settings.finetune else "new"
+        start = start_of(settings)
+        return None, start_from(model, start, data.classes) if start else "new"
     saved = fit_weights(saved, model, settings)
     model.load_state_dict(saved["model"])
     return saved, settings.resume

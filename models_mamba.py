@@ -4,6 +4,7 @@ Importing this module registers its models with timm: `timm.create_model("vim_ti
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -459,7 +460,7 @@ _PUBLISHED_NAMES = {
 } | {"A_log": "forward_ssm.A_log", "A_b_log": "backward_ssm.A_log"}
 
 
-def checkpoint_filter_fn(state_dict: dict, model: VisionMamba) -> dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict, model: VisionMamba, entry: str = "model") -> dict[str, Tensor]:
     """Rename the keys of a published Vim checkpoint to ours, and resample its position embedding to the model's grid.
 
     Args:
@@ -467,12 +468,17 @@ def checkpoint_filter_fn(state_dict: dict, model: VisionMamba) -> dict[str, Tens
             load_state_dict reports them. Beside `model`, `grid_size` (rows, columns) is the position embedding's
             grid of patches; without it, an embedding whose length isn't the model's is taken for a square.
         model: The model that will load the result.
+        entry: Which weights of a checkpoint to take: `model`, or `model_ema`, their average.
 
     Raises:
-        ValueError: grid_size is not two positive ints, or the position embedding's length doesn't fit its grid.
+        ValueError: The checkpoint lacks the entry, grid_size is not two positive ints, or the position embedding's
+            length doesn't fit its grid.
     """
-    weights = state_dict.get("model", state_dict)
-    old_grid = _saved_grid(state_dict) if "model" in state_dict else None
+    is_bare = "model" not in state_dict and entry not in state_dict
+    weights = state_dict if is_bare else state_dict.get(entry)
+    if weights is None:
+        raise ValueError(f"the checkpoint holds no {entry}")
+    old_grid = None if is_bare else _saved_grid(state_dict)
     renamed = {}
     for key, value in weights.items():
         prefix, mixer, name = key.partition(".mixer.")
@@ -496,6 +502,29 @@ def _saved_grid(state_dict: dict) -> tuple[int, int] | None:
     return tuple(grid)
 
 
+class Weights(NamedTuple):
+    """Name published weights: a repository of the Hugging Face hub, a file there, and the file's entry to take."""
+
+    hf_hub_id: str
+    hf_hub_filename: str
+    entry: str = "model"
+
+
+# By Vim's authors. The figure published for the base model is that of the average of its weights.
+WEIGHTS = {
+    "vim_tiny_patch16_224": Weights("hustvl/Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth"),
+    "vim_tiny_patch16_stride8_224": Weights("hustvl/Vim-tiny-midclstok", "vim_t_midclstok_ft_78p3acc.pth"),
+    "vim_small_patch16_224": Weights("hustvl/Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth"),
+    "vim_small_patch16_stride8_224": Weights("hustvl/Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth"),
+    "vim_base_patch16_224": Weights("hustvl/Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth", entry="model_ema"),
+}
+
+
+def published_weights(name: str) -> Weights | None:
+    """Return the published weights of a model, by its short or its published name; None if there are none."""
+    return WEIGHTS.get(name.partition("_bimambav2")[0])
+
+
 # The registry: what differs between variants. The five published names come first, verbatim.
 _TINY = {"embed_dim": 192, "depth": 24}
 _SMALL = {"embed_dim": 384, "depth": 24}
@@ -516,6 +545,12 @@ _VARIANTS = {
     "vim_pico_patch2_8": {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6},
 }
 
+
+def _hub_cfg(name: str) -> dict[str, str]:
+    weights = published_weights(name)
+    return {"hf_hub_id": weights.hf_hub_id, "hf_hub_filename": weights.hf_hub_filename} if weights else {}
+
+
 default_cfgs = generate_default_cfgs(
     {
         name: {
@@ -528,18 +563,22 @@ default_cfgs = generate_default_cfgs(
             "first_conv": "patch_embed.proj",
             "classifier": "head",
         }
+        | _hub_cfg(name)
         for name, variant in _VARIANTS.items()
     }
 )
 
 
 def _register(name: str, variant: dict) -> None:
+    weights = published_weights(name)
+    filter_fn = partial(checkpoint_filter_fn, entry=weights.entry) if weights else checkpoint_filter_fn
+
     def create(pretrained: bool = False, **kwargs) -> VisionMamba:
         return build_model_with_cfg(
             VisionMamba,
             name,
             pretrained,
-            pretrained_filter_fn=checkpoint_filter_fn,
+            pretrained_filter_fn=filter_fn,
             feature_cfg={"out_indices": 3, "feature_cls": "getter"},
             **(variant | kwargs),
         )

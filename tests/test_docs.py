@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import huggingface_hub
 import numpy as np
 import onnxruntime
 import pytest
@@ -28,6 +29,7 @@ from torch.distributed import run as torchrun
 
 import main
 import ssm
+from tests.hub import published_file, put
 from training.settings.command_line import parse_args
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,7 @@ images = torch.randn(2, 3, 32, 32)
 """
 # Files that Python and commands name: published weights, or none of their own.
 STAND_INS = {"vim_tiny.pth": "vim_tiny_patch16_224"}
+ON_THE_HUB = ("hustvl/Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth")
 # What a fence may call its language, and how the block is then tested.
 LANGUAGES = {
     "python": "python",
@@ -144,10 +147,13 @@ def test_kinds_of_blocks(tmp_path, text, kind):
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """A directory with the files that pages name, and the C++ scan or whatever is the best afterwards."""
+    """A directory and a cache of the hub with the files that pages name; the best scan again afterwards."""
     monkeypatch.chdir(tmp_path)
     for name, model in STAND_INS.items():
         torch.save({"model": timm.create_model(model).state_dict()}, name)
+    put(tmp_path / "hub", *ON_THE_HUB, published_file("vim_tiny_patch16_224"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     yield tmp_path
     ssm.use_backend("auto")
 

@@ -1,8 +1,11 @@
-"""Load the weights that a model starts from: those of --finetune or of a checkpoint."""
+"""Load the weights that a model starts from: those of --finetune, --pretrained or a checkpoint."""
 
+from typing import NamedTuple
+
+from timm.models import adapt_input_conv
 from torch import Tensor
 
-from models_mamba import VisionMamba, checkpoint_filter_fn
+from models_mamba import WEIGHTS, VisionMamba, checkpoint_filter_fn, published_weights
 from training.build.model import build_model
 from training.settings.checkpoint import CheckpointSettings
 from training.settings.settings import Settings
@@ -21,19 +24,51 @@ def fit_weights(saved: dict, model: VisionMamba, settings: Settings) -> dict:
     fitted = dict(saved)
     for entry in ("model", "model_ema") if settings.model_ema else ("model",):
         if saved.get(entry) is not None:
-            fitted[entry] = checkpoint_filter_fn(saved | {"model": saved[entry]}, model)
+            fitted[entry] = checkpoint_filter_fn(saved, model, entry)
             checkpoint.check_fit(model, fitted[entry], f"--resume {settings.resume}: its {entry}")
     return fitted
 
 
-def start_from(model: VisionMamba, path: str, classes: list[str] | None = None) -> str:
-    """Load the weights that --finetune names, ours or published; if the head doesn't fit, the model keeps its new one.
+class Start(NamedTuple):
+    """Name weights to start from: their file, as checkpoint.load takes it, its entry, and the flag that asked for them.
+
+    The entry is `model`, or `model_ema` for the average of the weights.
+    """
+
+    path: str
+    entry: str = "model"
+    flag: str = "--finetune"
+
+    def __str__(self) -> str:
+        return f"{self.path}, its {self.entry}" if self.entry != "model" else self.path
+
+
+def start_of(settings: Settings) -> Start | None:
+    """Return the weights that --finetune or --pretrained name, None if neither is given.
+
+    Raises:
+        ValueError: --pretrained is given, and no weights of the model have been published.
+    """
+    ema = {"entry": "model_ema"} if settings.finetune_ema else {}
+    if settings.pretrained:
+        published = published_weights(settings.model)
+        if published is None:
+            raise ValueError(
+                f"--pretrained: there are weights of {', '.join(WEIGHTS)}, not of --model {settings.model}"
+            )
+        path = f"hf_hub:{published.hf_hub_id}/{published.hf_hub_filename}"
+        return Start(path, **({"entry": published.entry} | ema), flag="--pretrained")
+    return Start(settings.finetune, **ema) if settings.finetune else None
+
+
+def start_from(model: VisionMamba, start: Start, classes: list[str] | None = None) -> str:
+    """Load weights to start from, ours or published; if the head doesn't fit, the model keeps its new one.
 
     Weights for color images also fit a model of grey images: the filters are summed over the channels.
 
     Args:
         model: The model that receives the weights.
-        path: The file of the weights.
+        start: The weights.
         classes: Names of the classes to learn. If the file names its classes too, each class takes its row of the
             file's head; if the file lacks one of them, the whole head stays new.
 
@@ -41,12 +76,14 @@ def start_from(model: VisionMamba, path: str, classes: list[str] | None = None) 
         A line that says where the weights come from, and whether the head is new.
 
     Raises:
-        ValueError: The file is not a checkpoint, or something other than its head doesn't fit.
+        ValueError: The file is not a checkpoint or lacks the entry, or something other than its head doesn't fit.
     """
-    saved = checkpoint.load(path, "--finetune")
-    weights = checkpoint_filter_fn(saved, model)
-    if model.in_chans == 1 and PATCHES in weights and weights[PATCHES].ndim == 4:
-        weights[PATCHES] = weights[PATCHES].sum(dim=1, keepdim=True)  # as timm does
+    saved = checkpoint.load(start.path, start.flag)
+    if saved.get(start.entry) is None:
+        raise ValueError(f"{start.flag} {start.path}: holds no {start.entry}, which --finetune-ema asks for")
+    weights = checkpoint_filter_fn(saved, model, start.entry)
+    if PATCHES in weights and weights[PATCHES].ndim == 4 and weights[PATCHES].shape[1] == 3:
+        weights[PATCHES] = adapt_input_conv(model.in_chans, weights[PATCHES])
     others = {key: value for key, value in weights.items() if not key.startswith("head.")}
     head = {key: value for key, value in weights.items() if key.startswith("head.")}
     if classes and saved.get("classes"):
@@ -54,9 +91,9 @@ def start_from(model: VisionMamba, path: str, classes: list[str] | None = None) 
     new_head = {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
     fits = all(key in head and head[key].shape == value.shape for key, value in new_head.items())
     weights = others | (head if fits else new_head)
-    checkpoint.check_fit(model, weights, f"--finetune {path}")
+    checkpoint.check_fit(model, weights, f"{start.flag} {start}")
     model.load_state_dict(weights)
-    return path if fits else f"{path}, with a new head for {counted(model.num_classes, 'class', 'classes')}"
+    return f"{start}" if fits else f"{start}, with a new head for {counted(model.num_classes, 'class', 'classes')}"
 
 
 def _head_for(classes: list[str], head: dict[str, Tensor], known: list[str]) -> dict[str, Tensor]:

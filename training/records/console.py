@@ -108,7 +108,7 @@ def _precision(autocast: torch.dtype | None) -> str:
 def _recipe(settings: Settings, facts: Facts) -> str:
     if settings.recipe != "deit":
         return f"{settings.recipe}, as in recipes/{settings.recipe}.yaml where flags don't say it"
-    few = facts.last_epoch < FEW_EPOCHS and not settings.finetune
+    few = facts.last_epoch < FEW_EPOCHS and not (settings.finetune or settings.pretrained)
     return "deit, the flags' defaults" + (", which wants about 300 epochs: --recipe short is for few" if few else "")
 
 

@@ -12,7 +12,7 @@ from training.settings.model import ModelChoice
 class CheckpointFile:
     """Hold the file of a trained model."""
 
-    resume: str = flag(..., "the checkpoint", path, metavar="FILE")
+    resume: str = flag(..., "the checkpoint, or hf_hub:OWNER/REPOSITORY/FILE", path, metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)

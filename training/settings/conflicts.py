@@ -51,8 +51,8 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield "--smoothing: of 1 leaves nothing to learn"
     if settings.grad_checkpointing and settings.scan_recompute:
         yield "--scan-recompute: is a part of what --grad-checkpointing does; choose one"
-    if settings.eval and not settings.resume:
-        yield "--eval: needs the checkpoint to evaluate, --resume FILE"
+    if settings.eval and not (settings.resume or settings.pretrained):
+        yield "--eval: needs the checkpoint to evaluate, --resume FILE, or --pretrained"
     if settings.check and settings.eval:
         yield "--check: is about training, --eval about a checkpoint; choose one"
     if settings.auto_resume and not settings.output_dir:
@@ -67,3 +67,7 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield "--log-wandb: sends what is logged in --output_dir DIR"
     if bool(settings.finetune and settings.resume):
         yield "--finetune: starts from new, --resume goes on; choose one"
+    if settings.pretrained and (settings.finetune or settings.resume):
+        yield "--pretrained: starts from published weights; leave --finetune and --resume out"
+    if settings.finetune_ema and not (settings.finetune or settings.pretrained):
+        yield "--finetune-ema: has no effect without --finetune FILE or --pretrained"

@@ -36,11 +36,16 @@ class RunSettings:
     resume: str = flag("", "continue from this checkpoint, or --eval it", path, metavar="FILE", place=True)
     finetune: str = flag(
         "",
-        "start from these weights, ours or published; where the head lacks a class, a new head takes its place",
+        "start from these weights, ours or published, of a file or of hf_hub:OWNER/REPOSITORY/FILE; where the head "
+        "lacks a class, a new head takes its place",
         path,
         metavar="FILE",
         file=True,
     )
+    pretrained: bool = flag(
+        False, "start from the model's published weights, of the Hugging Face hub; with --eval, evaluate them"
+    )
+    finetune_ema: bool = flag(False, "start from the file's average of the weights (model_ema) instead")
     auto_resume: bool = flag(
         False, "go on with what --output_dir holds, from its furthest checkpoint", compared=False, repeated=False
     )

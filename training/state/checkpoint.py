@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from training.state import hub
 from training.state.entries import check_entries, is_plain_tensor, is_settings
 
 
@@ -83,7 +84,8 @@ def load(path: str, flag: str = "--resume") -> dict:
     """Read our own or a published checkpoint onto the CPU as plain data: code in the file is never run.
 
     Args:
-        path: A PyTorch file, or a safetensors file if the name ends in .safetensors.
+        path: A PyTorch file, or a safetensors file if the name ends in .safetensors; here, or on the Hugging Face hub
+            (hub.local_path).
         flag: The flag that named the file, for error messages.
 
     Returns:
@@ -93,10 +95,11 @@ def load(path: str, flag: str = "--resume") -> dict:
     Raises:
         ValueError: The file is missing or broken, holds more than tensors and plain data, or holds no weights.
     """
-    if not Path(path).is_file():
+    file = _find_on_hub(path, flag) if hub.is_on_hub(path) else path
+    if not Path(file).is_file():
         raise ValueError(f"{flag} {path}: no such file")
     try:
-        state = load_file(path) if path.endswith(".safetensors") else _load_plain(path)
+        state = load_file(file) if file.endswith(".safetensors") else _load_plain(file)
     except Exception as error:  # a broken file can raise nearly any exception
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{flag} {path}: not a checkpoint of tensors and plain data ({reason})") from None
@@ -112,6 +115,13 @@ def load(path: str, flag: str = "--resume") -> dict:
     if not _is_names(state.get("classes")):
         raise ValueError(f"{flag} {path}: its classes are no list of names")
     return state
+
+
+def _find_on_hub(name: str, flag: str) -> str:
+    try:
+        return hub.local_path(name)
+    except ValueError as error:
+        raise ValueError(f"{flag} {name}: {error}") from None
 
 
 def _load_plain(path: str) -> object:
