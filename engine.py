@@ -17,60 +17,33 @@ from training.runtime.distributed import World, all_reduce, last_process, meet
 from training.runtime.memory import PeakMemory
 from training.runtime.progress import Progress
 from training.runtime.randomness import seed_all
-from training.step.average import WeightAverage
-from training.step.objectives import Objective
-from training.step.sums import BadSteps, EpochSums, Step, steps_between_readings
+from training.step.epoch import Batches, Learner, StepOptions
+from training.step.sums import EpochSums, Step, steps_between_readings
 from training.step.update import update
 
 
 def train_one_epoch(
-    model: nn.Module,
-    objective: Objective,
-    loader: Iterable,
-    optimizer: torch.optim.Optimizer,
+    learner: Learner,
+    batches: Batches,
+    options: StepOptions,
     world: World,
     epoch: int,
     *,
-    seed: int = 0,
+    memory: PeakMemory,
     sums: EpochSums | None = None,
     after_step: Callable[[], None] = lambda: None,
-    mixup: Mixup | None = None,
-    ema: WeightAverage | None = None,
-    autocast: torch.dtype | None = None,
-    scaler: torch.amp.GradScaler | None = None,
-    clip_grad: float | None = None,
-    accumulate: int = 1,
-    train_mode: bool = True,
-    bad_steps: BadSteps = BadSteps(),
-    whole_batch: int | None = None,
-    read_every: int | None = None,
-    memory: PeakMemory,
 ) -> dict[str, float]:
-    """Train on every batch of the loader once.
+    """Train on every batch once.
 
     Args:
-        model: Maps images [B, C, H, W] to logits [B, classes]; with several processes, wrapped in
-            DistributedDataParallel.
-        objective: Gives the loss of a model on images and their targets.
-        loader: Batches of images and labels [B]; only the remaining ones if sums has steps already.
-        optimizer: Steps once a batch.
+        learner: The model, its loss and its optimizer.
+        batches: The images, only the remaining ones if sums has steps already.
+        options: How a step is taken.
         world: This process among all.
         epoch: Its number.
-        seed: Determines, together with epoch, step and rank, everything that is random in a step.
+        memory: Its peak is reset here and read at the end.
         sums: The epoch's running sums from before an interruption; they are continued here.
         after_step: Called after each step; its time counts neither as training nor as waiting.
-        mixup: Mixes images and turns labels into targets [B, classes].
-        ema: Average of the weights, updated by every step that changes them.
-        autocast: Type in which mixed precision computes; None for fp32.
-        scaler: Scales the loss, for fp16; steps skipped while it finds its scale don't count as bad.
-        clip_grad: Largest norm of the gradient.
-        accumulate: Number of parts of a batch that go through the model one after another, to save memory.
-        train_mode: If False, dropout and stochastic depth are off.
-        bad_steps: What to do if a loss or a gradient is not finite.
-        whole_batch: If broken images are left out, the images of a batch without broken ones; else None. The images
-            that are left weigh the same on every process; if one process has none, all skip the step.
-        read_every: Number of steps after which their numbers are read; steps_between_readings if None.
-        memory: Its peak is reset here and read at the end.
 
     Returns:
         train_loss (mean over images) and train_grad_norm (mean over steps), both over finite values only and 0 if there
@@ -83,55 +56,44 @@ def train_one_epoch(
             when that step is read, which may be some steps later.
         OSError: The loader gave no batch, or no image could be read.
     """
-    model.train(train_mode)
+    learner.model.train(options.train_mode)
     memory.reset()
     sums = EpochSums() if sums is None else sums
-    read_every = read_every or steps_between_readings(world.device)
-    progress = Progress(loader, f"epoch {epoch}", world.is_main, done=sums.steps)
+    read_every = options.read_every or steps_between_readings(world.device)
+    progress = Progress(batches.loader, f"epoch {epoch}", world.is_main, done=sums.steps)
     waiting_since = time.perf_counter()
     start = waiting_since - sums.seconds
-    for images, labels, weight in _weighed(progress, whole_batch, world, sums, after_step):
+    for images, labels, weight in _weighed(progress, batches.whole, world, sums, after_step):
+        # The batch has come: move it to the device, and mix its images.
         sums.data_seconds += time.perf_counter() - waiting_since
-        seed_all(seed, epoch, sums.steps, world.rank)
-        rate = max(group["lr"] for group in optimizer.param_groups)
+        seed_all(options.seed, epoch, sums.steps, world.rank)
         images = images.to(world.device, non_blocking=True)
         targets = labels.to(world.device, non_blocking=True)
-        if mixup is not None:
-            images, targets = mix(mixup, images, targets)
+        if batches.mixup is not None:
+            images, targets = mix(batches.mixup, images, targets)
 
+        # Learn from it.
         meet(world)
-        optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), dtype=torch.float64, device=world.device)
-        for part, last in _parts(images, targets, accumulate):
-            # Processes average their gradients only in the last part.
-            with nullcontext() if last or world.size == 1 else model.no_sync():
-                with _autocast(world.device, autocast):
-                    part_loss = objective(model, *part) * (len(part[0]) / len(images))
-                weighed = part_loss * weight
-                (weighed if scaler is None else scaler.scale(weighed)).backward()
-            loss += part_loss.detach()
-        culprit = last_process(~loss.isfinite(), world)
-        norm, changed, overscaled = update(model, optimizer, culprit < 0, scaler, clip_grad)
-        if ema is not None:
-            ema.update(unwrap_model(model), changed)
-        outcome = torch.stack([x.double() for x in (loss, norm, culprit, overscaled)])
-        sums.note(Step(epoch, sums.steps, len(images), rate, outcome), bad_steps)
+        rate = max(group["lr"] for group in learner.optimizer.param_groups)
+        outcome = _step(learner, images, targets, weight, options, world)
+
+        # Count it. Its numbers are read now and then only, because reading waits for a GPU.
+        sums.note(Step(epoch, sums.steps, len(images), rate, outcome), options.bad_steps)
         if len(sums.unread) >= read_every:
             sums.read()
-
         progress.note = f"loss {sums.loss / max(sums.images, 1):.4f}, lr {rate:.3g}"
         sums.seconds = time.perf_counter() - start
+
+        # Time spent after a step, such as for saving, is not training time.
         after_step()
         waiting_since = time.perf_counter()
-        start = waiting_since - sums.seconds  # time spent after a step, such as for saving, is not training time
-    if not sums.steps:
-        raise OSError("the training data gave no batch")
-    if sums.broken == sums.steps * world.size * (whole_batch or 0) > 0:
-        raise OSError(f"--skip-bad-images: none of the epoch's {sums.broken} training images can be read")
+        start = waiting_since - sums.seconds
+
+    # Read the last steps, whose time counts, and report the epoch over all processes.
+    _check_images(sums, batches.whole, world)
     start = time.perf_counter()
     sums.read()
     sums.seconds += time.perf_counter() - start
-
     loss_sum, images_seen = all_reduce([sums.loss, sums.images], world)
     seconds, data_seconds, peak, training = all_reduce(
         [sums.seconds, sums.data_seconds, memory.peak_mb(), memory.training_mb()], world, "MAX"
@@ -147,6 +109,42 @@ def train_one_epoch(
         "peak_memory_mb": peak,
         "training_memory_mb": training,
     }
+
+
+def _step(
+    learner: Learner, images: Tensor, targets: Tensor, weight: float, options: StepOptions, world: World
+) -> Tensor:
+    """Compute the loss of a batch and its gradient, and update weights and average if both are finite.
+
+    Args:
+        weight: Multiplies the gradient, before processes average theirs.
+
+    Returns:
+        The outcome of a Step: float64 [4], on the device.
+    """
+    learner.optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), dtype=torch.float64, device=world.device)
+    for part, last in _parts(images, targets, options.accumulate):
+        # Processes average their gradients only in the last part.
+        with nullcontext() if last or world.size == 1 else learner.model.no_sync():
+            with _autocast(world.device, options.autocast):
+                part_loss = learner.objective(learner.model, *part) * (len(part[0]) / len(images))
+            weighed = part_loss * weight
+            (weighed if learner.scaler is None else learner.scaler.scale(weighed)).backward()
+        loss += part_loss.detach()
+    culprit = last_process(~loss.isfinite(), world)
+    norm, changed, overscaled = update(learner.model, learner.optimizer, culprit < 0, learner.scaler, options.clip_grad)
+    if learner.ema is not None:
+        learner.ema.update(unwrap_model(learner.model), changed)
+    return torch.stack([x.double() for x in (loss, norm, culprit, overscaled)])
+
+
+def _check_images(sums: EpochSums, whole: int | None, world: World) -> None:
+    """Raise OSError if an epoch had no batch, or no image that could be read."""
+    if not sums.steps:
+        raise OSError("the training data gave no batch")
+    if sums.broken == sums.steps * world.size * (whole or 0) > 0:
+        raise OSError(f"--skip-bad-images: none of the epoch's {sums.broken} training images can be read")
 
 
 def _weighed(

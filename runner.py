@@ -28,6 +28,7 @@ from training.runtime.spinning import Spinning, watch_others
 from training.settings.settings import Settings
 from training.state import checkpoint
 from training.state.training_state import TrainingState
+from training.step.epoch import Batches, Learner, StepOptions
 from training.step.sums import BadSteps, EpochSums
 
 
@@ -58,10 +59,21 @@ class Trainer:
         self.settings, self.world, self.state = settings, world, state
         self.train_batches, self.test_set, self.last_epoch = train_batches, data.test, last_epoch
         model = torch.compile(state.model, fullgraph=True) if settings.compile else state.model
-        self.model = DistributedDataParallel(model) if world.size > 1 else model
+        model = DistributedDataParallel(model) if world.size > 1 else model
+        objective = build_objective(settings, world, state.classes)
+        self.learner = Learner(model, objective, state.optimizer, state.ema, state.scaler)
+        self.mixup = build_mixup(settings)
+        self.whole_batch = images_per_batch(train_batches) if settings.skip_bad_images else None
+        self.options = StepOptions(
+            seed=settings.seed,
+            autocast=autocast_dtype(settings, world),
+            clip_grad=settings.clip_grad,
+            accumulate=settings.grad_accum_steps,
+            train_mode=settings.train_mode,
+            bad_steps=BadSteps(settings.max_bad_steps, settings.if_continue_inf, settings.if_nan2num),
+        )
         self.test_batches, self.shared_out = test_loader(data.test, settings, world), shared_out(data.test, settings)
-        self.objective, self.mixup = build_objective(settings, world, state.classes), build_mixup(settings)
-        self.dtype, self.memory = autocast_dtype(settings, world), PeakMemory(world.device)
+        self.memory = PeakMemory(world.device)
 
     @property
     def place(self) -> str:
@@ -79,25 +91,14 @@ class Trainer:
     def train(self, batches: Iterable, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train on batches of the state's epoch, and return what train_one_epoch returns."""
         return train_one_epoch(
-            self.model,
-            self.objective,
-            batches,
-            self.state.optimizer,
+            self.learner,
+            Batches(batches, self.mixup, self.whole_batch),
+            self.options,
             self.world,
             self.state.epoch,
-            seed=self.settings.seed,
+            memory=self.memory,
             sums=self.state.sums,
             after_step=after_step,
-            mixup=self.mixup,
-            ema=self.state.ema,
-            autocast=self.dtype,
-            scaler=self.state.scaler,
-            clip_grad=self.settings.clip_grad,
-            accumulate=self.settings.grad_accum_steps,
-            train_mode=self.settings.train_mode,
-            bad_steps=BadSteps(self.settings.max_bad_steps, self.settings.if_continue_inf, self.settings.if_nan2num),
-            whole_batch=images_per_batch(self.train_batches) if self.settings.skip_bad_images else None,
-            memory=self.memory,
         )
 
     def evaluate(self, batches: Callable[[], Iterable]) -> dict[str, float]:
@@ -105,7 +106,7 @@ class Trainer:
         scores = {}
         for prefix, model in self.state.evaluated_models():
             found = evaluate(
-                model, batches(), self.world, autocast=self.dtype, shared_out=self.shared_out, label=prefix
+                model, batches(), self.world, autocast=self.options.autocast, shared_out=self.shared_out, label=prefix
             )
             scores |= {f"{prefix}_{name}": value for name, value in found.items()}
         return scores

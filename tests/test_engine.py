@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import contextmanager
+from dataclasses import fields
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from engine import evaluate, mix, train_one_epoch
 from training.runtime.distributed import World
 from training.runtime.memory import PeakMemory
 from training.step.average import WeightAverage
+from training.step.epoch import Batches, Learner, StepOptions
 from training.step.objectives import Classification
 from training.step.sums import BadSteps, EpochSums, steps_between_readings
 
@@ -42,11 +44,17 @@ def batches(count=4, size=6):
     return [(torch.randn(size, 3, 2, 2, generator=generator) + labels.view(-1, 1, 1, 1), labels) for _ in range(count)]
 
 
-def train(model, loader, lr=0.1, **kwargs):
-    optimizer = kwargs.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=lr)
-    criterion = kwargs.pop("criterion", nn.CrossEntropyLoss())
-    memory = PeakMemory(WORLD.device)
-    return train_one_epoch(model, Classification(criterion), loader, optimizer, WORLD, 3, memory=memory, **kwargs)
+def learner(model, optimizer=None, criterion=None, lr=0.1, **more):
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=lr)
+    return Learner(model, Classification(criterion or nn.CrossEntropyLoss()), optimizer, **more)
+
+
+def train(model, loader, *, mixup=None, sums=None, after_step=lambda: None, memory=None, world=WORLD, **kwargs):
+    """Train for epoch 3; further arguments are those of learner and of StepOptions."""
+    options = StepOptions(**{each.name: kwargs.pop(each.name) for each in fields(StepOptions) if each.name in kwargs})
+    learns, memory = learner(model, **kwargs), memory or PeakMemory(world.device)
+    batches = Batches(loader, mixup)
+    return train_one_epoch(learns, batches, options, world, 3, memory=memory, sums=sums, after_step=after_step)
 
 
 def test_an_epoch_learns_and_measures():
@@ -96,16 +104,7 @@ def test_times_and_memory_are_the_largest_of_all_processes(monkeypatch):
     monkeypatch.setattr(memory, "peak_mb", lambda: 100.0)
     monkeypatch.setattr(memory, "training_mb", lambda: 10.0)
     monkeypatch.setattr("engine.time.perf_counter", iter(range(1000)).__next__)
-    model, loader = Classifier(), batches(2)
-    result = train_one_epoch(
-        model,
-        Classification(nn.CrossEntropyLoss()),
-        loader,
-        torch.optim.SGD(model.parameters()),
-        WORLD,
-        0,
-        memory=memory,
-    )
+    result = train(Classifier(), batches(2), memory=memory)
     assert reduced == ["SUM", "MAX"]
     assert (result["peak_memory_mb"], result["training_memory_mb"]) == (300, 30)
     assert result["train_seconds"] % 3 == result["data_seconds"] % 3 == 0
@@ -123,11 +122,9 @@ def test_the_peak_is_forgotten_before_an_epoch():
             events.append("peak")
             return 1.0
 
-    model = Classifier()
     memory = Spy(WORLD.device)
     events.clear()
-    optimizer = torch.optim.SGD(model.parameters())
-    train_one_epoch(model, Classification(nn.CrossEntropyLoss()), batches(1), optimizer, WORLD, 0, memory=memory)
+    train(Classifier(), batches(1), memory=memory)
     assert events[0] == "reset"
     assert "peak" in events
 
@@ -266,10 +263,7 @@ def test_processes_average_gradients_once_a_step(monkeypatch):
 
     monkeypatch.setattr("engine.all_reduce", lambda values, world, op="SUM": values)
     monkeypatch.setattr("engine.last_process", lambda condition, world: torch.where(condition, 0, -1))
-    model = Wrapped()
-    optimizer, memory = torch.optim.SGD(model.parameters()), PeakMemory(WORLD.device)
-    objective, world = Classification(nn.CrossEntropyLoss()), WORLD._replace(size=2)
-    train_one_epoch(model, objective, batches(1), optimizer, world, 0, accumulate=3, memory=memory)
+    train(Wrapped(), batches(1), world=WORLD._replace(size=2), accumulate=3)
     assert apart == ["no_sync", "forward", "end", "no_sync", "forward", "end", "forward"]
 
 

@@ -270,10 +270,10 @@ def test_fp16_scales_the_loss_and_keeps_the_scale(run, tmp_path, monkeypatch):
     scales = []
     train_one_epoch = run_module.train_one_epoch
 
-    def spy(*args, scaler, **kwargs):
-        scales.append(scaler.get_scale())
-        record = train_one_epoch(*args, scaler=scaler, **kwargs)
-        scaler.update(256.0)
+    def spy(learner, *args, **kwargs):
+        scales.append(learner.scaler.get_scale())
+        record = train_one_epoch(learner, *args, **kwargs)
+        learner.scaler.update(256.0)
         return record
 
     monkeypatch.setattr(run_module, "train_one_epoch", spy)
@@ -286,10 +286,10 @@ def test_each_epoch_has_its_own_order_and_its_own_peak(run, monkeypatch):
     orders, events = [], []
     train_one_epoch = run_module.train_one_epoch
 
-    def spy(model, criterion, loader, *args, **kwargs):
-        orders.append([draw.index for draw in loader.batches.sampler])
+    def spy(learner, batches, *args, **kwargs):
+        orders.append([draw.index for draw in batches.loader.batches.sampler])
         events.append("epoch")
-        return train_one_epoch(model, criterion, loader, *args, **kwargs)
+        return train_one_epoch(learner, batches, *args, **kwargs)
 
     class Memory(run_module.PeakMemory):
         def reset(self):
@@ -312,11 +312,11 @@ def test_processes_start_from_the_same_weights_and_drop_differently(run, monkeyp
     weights, draws = [], []
     train_one_epoch = run_module.train_one_epoch
 
-    def spy(model, criterion, loader, optimizer, world, *args, **kwargs):
-        weights.append({name: value.clone() for name, value in model.state_dict().items()})
-        model.register_forward_pre_hook(lambda *_: draws.append(torch.rand(1).item()))
+    def spy(learner, batches, options, world, *args, **kwargs):
+        weights.append({name: value.clone() for name, value in learner.model.state_dict().items()})
+        learner.model.register_forward_pre_hook(lambda *_: draws.append(torch.rand(1).item()))
         world = world._replace(rank=len(weights) - 1)
-        return train_one_epoch(model, criterion, loader, optimizer, world, *args, **kwargs)
+        return train_one_epoch(learner, batches, options, world, *args, **kwargs)
 
     monkeypatch.setattr(run_module, "train_one_epoch", spy)
     for _ in range(2):

@@ -9,6 +9,7 @@ from engine import train_one_epoch
 from models_mamba import VisionMamba
 from training.runtime.distributed import World
 from training.runtime.memory import PeakMemory
+from training.step.epoch import Batches, Learner, StepOptions
 from training.step.objectives import Classification
 
 CPU = World(torch.device("cpu"), 0, 1)
@@ -53,8 +54,8 @@ def last_losses(autocast):
 
     labels = torch.randint(5, (30, 8), generator=generator)
     batches = [(patterns[y] + 2 * torch.randn(8, 3, 16, 16, generator=generator), y) for y in labels]
-    memory = PeakMemory(CPU.device)
-    train_one_epoch(model, Classification(Loss()), batches, optimizer, CPU, 0, autocast=autocast, memory=memory)
+    learner, options = Learner(model, Classification(Loss()), optimizer), StepOptions(autocast=autocast)
+    train_one_epoch(learner, Batches(batches), options, CPU, 0, memory=PeakMemory(CPU.device))
     return sum(losses[-5:]) / 5, losses[0]
 
 

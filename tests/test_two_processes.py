@@ -14,6 +14,7 @@ import runner
 from engine import train_one_epoch
 from training.runtime.distributed import init_world
 from training.runtime.memory import PeakMemory
+from training.step.epoch import Batches, Learner, StepOptions
 from training.step.objectives import Classification
 from training.step.sums import BadSteps
 
@@ -31,14 +32,15 @@ def batches(rank, bad=()):
     return found
 
 
-def train(world, loader, **kwargs):
+def train(world, loader, **options):
     """Final weights, the epoch's record, and what it ended with."""
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Sequential(nn.Flatten(), nn.Linear(12, 6)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    memory, objective, record, error = PeakMemory(world.device), Classification(nn.CrossEntropyLoss()), {}, ""
+    learner, options = Learner(model, Classification(nn.CrossEntropyLoss()), optimizer), StepOptions(**options)
+    memory, record, error = PeakMemory(world.device), {}, ""
     try:
-        record = train_one_epoch(model, objective, loader, optimizer, world, 0, memory=memory, **kwargs)
+        record = train_one_epoch(learner, Batches(loader), options, world, 0, memory=memory)
     except FloatingPointError as raised:
         error = str(raised)
     return {"weights": model.state_dict(), "record": record, "error": error}

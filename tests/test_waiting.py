@@ -23,6 +23,7 @@ from models_mamba import VisionMamba
 from training.runtime.distributed import World
 from training.step.average import WeightAverage
 from training.step.criteria import binary_cross_entropy
+from training.step.epoch import Batches, Learner, StepOptions
 from training.step.objectives import Classification, Cosub, Distillation
 from training.step.sums import BadSteps
 
@@ -119,11 +120,11 @@ def fused_adamw(model):
     return torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
 
 
-def train(model, waited, objective=None, optimizer=fused_adamw, batches=BATCHES, **kwargs):
-    stepping, objective = optimizer(model), objective or Classification(nn.CrossEntropyLoss())
+def train(model, waited, objective=None, optimizer=fused_adamw, batches=BATCHES, ema=None, mixup=None, **options):
+    learner = Learner(model, objective or Classification(nn.CrossEntropyLoss()), optimizer(model), ema)
     waited.clear()  # of what comes before the first step
-    settings = {"read_every": STEPS, "memory": Memory(), "bad_steps": BadSteps(allowed=99)} | kwargs
-    train_one_epoch(model, objective, batches, stepping, WORLD, 0, **settings)
+    options = StepOptions(**{"read_every": STEPS, "bad_steps": BadSteps(allowed=99)} | options)
+    train_one_epoch(learner, Batches(batches, mixup), options, WORLD, 0, memory=Memory())
     return +waited
 
 
