@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from timm.data import Mixup
+from timm.data import Mixup, RealLabelsImagenet
 from timm.utils import accuracy, unwrap_model
 from torch import Tensor, nn
 
@@ -190,6 +190,7 @@ def evaluate(
     *,
     autocast: torch.dtype | None = None,
     shared_out: bool = False,
+    real_labels: RealLabelsImagenet | None = None,
     label: str = "test",
 ) -> dict[str, float]:
     """Classify every image of the loader.
@@ -200,10 +201,12 @@ def evaluate(
         world: This process among all.
         autocast: Type in which mixed precision computes; None for fp32.
         shared_out: Whether each process has only its own part of the images, so that scores are summed over them.
+        real_labels: ImageNet's reassessed labels of the loader's images, fresh, to score by them too.
         label: Shown with the progress.
 
     Returns:
-        loss (mean over images), acc1 and acc5 (percent), seconds.
+        loss (mean over images), acc1 and acc5 (percent), seconds; with real_labels, real_acc1 and real_acc5 (percent
+        of the images that have such a label).
 
     Raises:
         OSError: There was no image to classify.
@@ -226,17 +229,20 @@ def evaluate(
         counts = (percent.double() / 100 * len(images) for percent in (top1, top5))
         sums += torch.stack([loss.double(), *(count.round() for count in counts)])
         images_seen += len(images)
+        if real_labels is not None:
+            real_labels.add_result(logits)
     loss_sum, top1, top5 = sums.tolist()
     if shared_out:
         loss_sum, top1, top5, images_seen = all_reduce([loss_sum, top1, top5, images_seen], world)
     if not images_seen:
         raise OSError("the test data gave no batch")
+    real = {} if real_labels is None else {f"real_acc{k}": real_labels.get_accuracy(k) for k in (1, 5)}
     return {
         "loss": loss_sum / images_seen,
         "acc1": 100 * top1 / images_seen,
         "acc5": 100 * top5 / images_seen,
         "seconds": time.perf_counter() - start,
-    }
+    } | real
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

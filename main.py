@@ -211,7 +211,8 @@ def evaluate_checkpoint(
     dtype, scores = autocast_dtype(settings, world), {}
 
     def report(name: str) -> None:
-        scores[name] = evaluate(classify, loader, world, autocast=dtype, shared_out=parts, label=name)
+        real = data.real_labels and data.real_labels()
+        scores[name] = evaluate(classify, loader, world, autocast=dtype, shared_out=parts, real_labels=real, label=name)
         if world.is_main:
             print(describe_evaluation(name, scores[name]))
 

@@ -57,6 +57,9 @@ FLAGS = [
     ("--cooldown-epochs 2 --sched constant", "--cooldown-epochs: is for cosine, tanh and poly"),
     ("--sched-on-updates --sched plateau", "--sched-on-updates: --sched plateau goes by"),
     ("--eval", "--eval: needs the checkpoint to evaluate, --resume FILE, or --pretrained"),
+    ("--real-labels x.json", "--real-labels: is for --eval"),
+    ("--eval --resume x.pth --real-labels x.json --dist-eval", "--real-labels: needs all images in order"),
+    ("--eval --resume x.pth --real-labels x.json --skip-bad-images", "--real-labels: needs all images in order"),
     ("--check --eval --resume x.pth", "--check: is about training"),
     ("--compile --scan-recompute", "--compile: can't follow --scan-recompute"),
     (

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
+from timm.models import create_model
 
 import main
 import visualize
@@ -81,3 +83,41 @@ def test_a_compiled_model_is_evaluated(trained, capsys, monkeypatch):
         outs.append(re.search(r"model: (top-1 .*, loss \S+),", capsys.readouterr().out).group(1))
     assert outs[0] == outs[1]
     assert compiled == [{"fullgraph": True}]
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """Five images of five classes under ImageNet's names, their reassessed labels, and weights that rank the classes.
+
+    The weights find class 0 most likely in every image, then 1, and so on; their average finds class 4 most likely.
+    """
+    for number in range(5):
+        folder = tmp_path / "imagenet" / "val" / f"n{number}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / f"ILSVRC2012_val_{number + 1:08d}.JPEG")
+    (tmp_path / "real.json").write_text("[[0, 1], [0], [2], [], [4]]")
+    weights = create_model("vim_pico_patch2_8", num_classes=5).state_dict() | {"head.weight": torch.zeros(5, 48)}
+    falling = torch.arange(5.0).flip(0)
+    entries = {"model": weights | {"head.bias": falling}, "model_ema": weights | {"head.bias": -falling}}
+    torch.save(entries, tmp_path / "x.pth")
+    return ["--data-set", "IMNET", "--data-path", tmp_path / "imagenet", "--resume", tmp_path / "x.pth"]
+
+
+def test_reassessed_labels_of_imagenet(imagenet, tmp_path, capsys):
+    evaluate(*imagenet, "--real-labels", tmp_path / "real.json", "--batch-size", 2, "--output_dir", tmp_path)
+    out = capsys.readouterr().out
+    assert "model: top-1 20.00 %, top-5 100.00 %, ReaL top-1 50.00 %, top-5 100.00 %, loss" in out
+    assert "EMA: top-1 20.00 %, top-5 100.00 %, ReaL top-1 25.00 %, top-5 100.00 %, loss" in out
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert (scores["model"]["real_acc1"], scores["EMA"]["real_acc5"]) == (50, 100)
+    evaluate(*imagenet)
+    assert "ReaL" not in capsys.readouterr().out
+
+
+def test_reassessed_labels_that_do_not_fit_are_refused_first(imagenet, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(main, "evaluate", lambda *args, **kwargs: pytest.fail("it was evaluated"))
+    (tmp_path / "real.json").write_text("[[0]]")
+    with pytest.raises(SystemExit):
+        evaluate(*imagenet, "--real-labels", tmp_path / "real.json")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "real.json: has labels for 1 image, and the data set has 5 test images" in line

@@ -1,12 +1,15 @@
 """Build the data sets that settings ask for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from timm.data import RealLabelsImagenet
 from torch.utils.data import Dataset, IterableDataset
 
 import datasets
 from training.data.broken_images import SkipBroken
 from training.data.classes import check_all_there, class_names
+from training.data.real_labels import check_real_labels
 from training.runtime.distributed import World, main_process_first
 from training.runtime.progress import length
 from training.settings.settings import Settings
@@ -21,12 +24,14 @@ class Data:
         test: Test images.
         classes: Names of the classes in the order of the labels, if they are known.
         num_classes: Number of classes that a model needs.
+        real_labels: Makes the scorer of an evaluation by ImageNet's reassessed labels; None unless --real-labels.
     """
 
     train: Dataset | None
     test: Dataset
     classes: list[str] | None
     num_classes: int
+    real_labels: Callable[[], RealLabelsImagenet] | None = None
 
     @property
     def num_images(self) -> int:
@@ -44,7 +49,7 @@ def build_data(settings: Settings, world: World, saved: dict | None = None) -> D
 
     Raises:
         ValueError, OSError: As in datasets.build_dataset.
-        ValueError: The checkpoint has classes that the training images lack.
+        ValueError: The checkpoint has classes that the training images lack, or --real-labels doesn't fit the images.
     """
     settings = replace(settings, download=settings.download and world.is_main)
 
@@ -56,8 +61,9 @@ def build_data(settings: Settings, world: World, saved: dict | None = None) -> D
                 check_all_there(classes, train, f"--resume {settings.resume}")
             classes = classes or class_names(train)
         test, num_classes = datasets.build_dataset(False, settings, classes)
+        real_labels = check_real_labels(settings.real_labels, test, classes) if settings.real_labels else None
         if settings.skip_bad_images:
             train, test = train and SkipBroken(train), SkipBroken(test)
-        return Data(train, test, classes, num_classes)
+        return Data(train, test, classes, num_classes, real_labels)
 
     return main_process_first(world, build)

@@ -174,7 +174,10 @@ def _shared(cores_of_others: float) -> str:
 
 def describe_evaluation(name: str, scores: dict) -> str:
     """Format the scores of an evaluation as one line."""
+    real = (
+        f"ReaL top-1 {scores['real_acc1']:.2f} %, top-5 {scores['real_acc5']:.2f} %, " if "real_acc1" in scores else ""
+    )
     return (
-        f"{name}: top-1 {scores['acc1']:.2f} %, top-5 {scores['acc5']:.2f} %, "
+        f"{name}: top-1 {scores['acc1']:.2f} %, top-5 {scores['acc5']:.2f} %, {real}"
         f"loss {scores['loss']:.4f}, {scores['seconds']:.1f} s"
     )

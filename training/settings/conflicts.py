@@ -53,6 +53,10 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield "--scan-recompute: is a part of what --grad-checkpointing does; choose one"
     if settings.eval and not (settings.resume or settings.pretrained):
         yield "--eval: needs the checkpoint to evaluate, --resume FILE, or --pretrained"
+    if settings.real_labels and not settings.eval:
+        yield "--real-labels: is for --eval"
+    if settings.real_labels and (settings.dist_eval or settings.skip_bad_images):
+        yield "--real-labels: needs all images in order on each process; leave --dist-eval and --skip-bad-images out"
     if settings.check and settings.eval:
         yield "--check: is about training, --eval about a checkpoint; choose one"
     if settings.auto_resume and not settings.output_dir:

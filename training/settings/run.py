@@ -64,6 +64,13 @@ class RunSettings:
     eval: bool = flag(
         False, "evaluate the checkpoint of --resume, with its model, data and fusion unless flags say others"
     )
+    real_labels: str = flag(
+        "",
+        "with --eval on ImageNet's validation images, score by this file of reassessed labels (ReaL) too",
+        path,
+        metavar="FILE",
+        place=True,
+    )
     check: bool = flag(
         False, "build everything, train one batch, write and read a checkpoint, say what was found, and stop"
     )

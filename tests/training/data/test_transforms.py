@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from timm.data.auto_augment import AutoAugment, RandAugment
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
+from timm.models import get_pretrained_cfg
 from torchvision.transforms import (
     CenterCrop,
     ColorJitter,
@@ -19,6 +21,8 @@ from torchvision.transforms import (
     Resize,
 )
 
+import datasets
+import models_mamba  # noqa: F401, registers the models
 from training.data import transforms
 from training.data.transforms import build_transform
 from training.settings.settings import Settings
@@ -158,6 +162,24 @@ def test_eval_crop_ratio(ratio, resized, pixels):
     assert find(transform, Resize)[0].interpolation == InterpolationMode.BICUBIC
     expected = CenterCrop(224)(Resize(resized, InterpolationMode.BICUBIC)(PHOTO))
     np.testing.assert_array_equal(pixels(image), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("native", [(500, 375), (224, 224), (100, 301), (1023, 641)])
+def test_evaluation_for_published_accuracy_is_timms(tmp_path, native, mode):
+    """To the bit, from the file on: 224 pixels, a centre crop of 0.875, bicubic."""
+    folder = tmp_path / "val" / "cat"
+    folder.mkdir(parents=True)
+    pixels = Image.fromarray(RNG.integers(0, 256, (*native[::-1], 3), dtype=np.uint8))
+    pixels.convert(mode).save(folder / "a.jpeg")
+    settings = make_args(data_set="IMNET", data_path=str(tmp_path), input_size=(224, 224))
+    ours, _ = datasets.build_dataset(False, settings)[0][0]
+    theirs = create_transform(224, is_training=False, interpolation="bicubic", crop_pct=0.875)
+    models = create_transform(
+        **resolve_data_config(pretrained_cfg=get_pretrained_cfg("vim_tiny_patch16_224").to_dict())
+    )
+    for transform in (theirs, models):
+        assert torch.equal(ours, transform(Image.open(folder / "a.jpeg").convert("RGB")))
 
 
 @pytest.mark.parametrize("ratio", [0, -1, 1.5])
