@@ -110,6 +110,23 @@ def selective_scan_backward(
     return du.to(u.dtype), ddelta.to(delta.dtype), *gradients
 
 
+def mixes_in_one(xz: Tensor, parameters: list[Tensor]) -> bool:
+    """Return whether mix_forward and mix_backward take these: all fp32, or all fp64."""
+    return xz.dtype in (torch.float32, torch.float64) and all(tensor.dtype == xz.dtype for tensor in parameters)
+
+
+def mix_forward(xz: Tensor, parameters: list[Tensor], keep: bool, recompute: bool) -> tuple[Tensor, list[Tensor]]:
+    """Run all directions of the mixer, as ssm.composed does, in one operation."""
+    return torch.ops.vim.mix(xz, parameters, keep, recompute)
+
+
+def mix_backward(
+    grad: Tensor, xz: Tensor, parameters: list[Tensor], kept: list[Tensor], recompute: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Compute the gradients of mix_forward, as ssm.composed does, in one operation."""
+    return torch.ops.vim.mix_backward(grad, xz, parameters, kept, recompute)
+
+
 def _wide(first: Tensor, *others: Tensor) -> list[Tensor]:
     """Convert all tensors to the first one's dtype, but at least to fp32."""
     dtype = torch.promote_types(first.dtype, torch.float32)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ssm import reference
 from ssm.backends import causal_conv1d, primitives, selective_scan
+from ssm.composed import Weights
 from ssm.eager import is_plain, runs_eagerly
-from ssm.inner import Weights, mix
+from ssm.inner import mix
 
 
 class SelectiveSSM(nn.Module):
@@ -62,7 +63,7 @@ class SelectiveSSM(nn.Module):
         return all(is_plain(layer, kind) for layer, kind in layers.items())
 
     def weights(self) -> Weights:
-        """Return its parameters, for ssm.inner."""
+        """Return its parameters, for ssm.composed."""
         conv, dt = self.conv1d, self.dt_proj
         return Weights(conv.weight, conv.bias, self.x_proj.weight, dt.weight, dt.bias, self.A_log, self.D)
 

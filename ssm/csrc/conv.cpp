@@ -9,6 +9,7 @@
 
 #include <tuple>
 
+#include "operations.h"
 #include "sequence.h"
 
 namespace vim {
@@ -118,6 +119,8 @@ void check_inputs(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   check("bias", bias, {x.size(2)}, x);
 }
 
+}  // namespace
+
 at::Tensor causal_conv1d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool reverse) {
   check_inputs(x, weight, bias);
   const auto x_ = rows(x), weight_ = weight.t().contiguous(), bias_ = bias.contiguous();
@@ -161,8 +164,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backward(
   const auto [dweight, dbias] = causal_conv1d_backward_into(grad, x, weight, bias, reverse, dx, /*add=*/false);
   return {dx, dweight, dbias};
 }
-
-}  // namespace
 
 TORCH_LIBRARY_FRAGMENT(vim, m) {
   m.def("causal_conv1d(Tensor x, Tensor weight, Tensor bias, bool reverse) -> Tensor");

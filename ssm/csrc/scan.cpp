@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "operations.h"
 #include "sequence.h"
 
 namespace vim {
@@ -265,6 +266,8 @@ void check_inputs(
   check("delta_bias", delta_bias, {channels}, u);
 }
 
+}  // namespace
+
 at::Tensor selective_scan_into(
     const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
     const at::Tensor& D, const at::Tensor& z, const at::Tensor& delta_bias, bool reverse, bool keep_states,
@@ -349,8 +352,6 @@ selective_scan_backward(
       grad, u, delta, A, B, C, D, z, delta_bias, states, reverse, dB, dC, dz, /*add=*/false);
   return {du, ddelta, dA, dB, dC, dD, dz, dbias};
 }
-
-}  // namespace
 
 // The inputs of the scan, in every schema.
 #define VIM_INPUTS "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias, "

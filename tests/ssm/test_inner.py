@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 
 import ssm
 from ssm import BiMamba, cpu, reference
+from ssm.composed import Composed
 from ssm.inner import mix
 
 needs_cpu = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
@@ -137,19 +138,28 @@ class TestWhenTheMixerCallsIt:
 
 
 @needs_cpu
-def test_inference_keeps_no_states(monkeypatch):
+@pytest.mark.parametrize("way", [cpu, Composed(cpu)], ids=["in one", "composed"])
+def test_inference_keeps_no_states(way):
     mixer, xz = make(2, 5, 4)
-    saved, forward = [], cpu.selective_scan_forward
-
-    def watched(*inputs, **options):
-        out, kept = forward(*inputs, **options)
-        saved.append(kept)
-        return out, kept
-
-    monkeypatch.setattr(cpu, "selective_scan_forward", watched)
     with torch.no_grad():
-        mix(xz, directions(mixer), cpu)
-    assert saved == [(), ()]
+        assert way.mix_forward(xz, parameters(mixer), keep=False, recompute=False)[1] == []
+
+
+@needs_cpu
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_in_one_operation_it_is_the_same_to_the_last_bit(recompute, bidirectional):
+    mixer, xz = make(3, 40, 20, torch.float32, bidirectional=bidirectional)
+    tensors, grad = [parameter.detach() for parameter in parameters(mixer)], torch.randn(3, 40, 40)
+    assert cpu.mixes_in_one(xz, tensors)
+    results = []
+    for way in (cpu, Composed(cpu)):
+        y, kept = way.mix_forward(xz.detach(), tensors, True, recompute)
+        dxz, gradients = way.mix_backward(grad, xz.detach(), tensors, kept, recompute)
+        results.append([y, dxz, *gradients, *(tensor.flatten() for tensor in kept)])
+    assert len(results[0]) == len(results[1])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
