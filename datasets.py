@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 from timm.data import create_dataset
 from timm.data.dataset_factory import _search_split
@@ -217,8 +218,8 @@ def _read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
         labels = batch["fine_labels"] if "fine_labels" in batch else batch["labels"]
         are_listed = isinstance(labels, list) and all(isinstance(label, int) for label in labels)
         labels = np.array(labels) if are_listed else array_pickle.as_array(labels)
-        images = array_pickle.as_array(batch["data"]).astype(np.uint8, casting="safe").reshape(-1, 3, 32, 32)
-        return images.transpose(0, 2, 3, 1), labels.astype(np.int64, casting="safe")
+        images = array_pickle.as_array(batch["data"]).astype(np.uint8, casting="safe")
+        return rearrange(images, "n (c h w) -> n h w c", c=3, h=32, w=32), labels.astype(np.int64, casting="safe")
     except Exception as error:  # a broken pickle raises nearly everything
         raise ValueError(f"{path}: not a batch of CIFAR in Python's format ({_one_line(error)})") from error
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from timm.layers import (
     DropPath,
     calculate_drop_path_rates,
@@ -321,7 +322,8 @@ class VisionMamba(nn.Module):
                 features = self.norm_f(features) if norm else features
                 patches = _take_tokens(features, tokens.source)
                 if output_fmt == "NCHW":
-                    patches = patches.transpose(1, 2).unflatten(2, self.patch_embed.grid_size).contiguous()
+                    rows, columns = self.patch_embed.grid_size
+                    patches = rearrange(patches, "b (h w) d -> b d h w", h=rows, w=columns).contiguous()
                 prefix = _take_tokens(features, tokens.cls_index)
                 intermediates.append((patches, prefix) if return_prefix_tokens else patches)
         if intermediates_only:

@@ -5,6 +5,7 @@ from textwrap import fill
 
 import numpy as np
 import torch
+from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -45,7 +46,7 @@ def draw_all(model: nn.Module, image: Tensor, layers: Sequence[int]) -> dict[str
 
 def denormalised(model: nn.Module, images: Tensor) -> Tensor:
     """Undo a model's normalisation of images [..., C, H, W]: [..., 3, H, W] on the CPU, from 0 to 1."""
-    mean, std = (torch.tensor(model.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    mean, std = (rearrange(torch.tensor(model.default_cfg[name]), "c -> c 1 1") for name in ("mean", "std"))
     if images.shape[-3] == 1:
         mean, std = mean.mean(), std.mean()
     return (images.cpu() * std + mean).clamp(0, 1).expand(*images.shape[:-3], 3, -1, -1)
@@ -75,10 +76,10 @@ def draw_groups(image: Tensor, trace: Trace, layers: Sequence[int], grid_size: t
     width, height = (0.1 + cell * patches for patches in reversed(grid_size))
     figure = Figure(figsize=(width * columns, height + 0.8), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    pixels = image.permute(1, 2, 0).numpy()
+    pixels = rearrange(image, "c h w -> h w c").numpy()
     _show(axes[0], pixels, f"image, {_tokens(trace.tokens[0])}")
     for axis, layer in zip(axes[1:], layers, strict=True):
-        groups = trace.groups(layer)[0].view(grid_size).numpy()
+        groups = rearrange(trace.groups(layer)[0], "(h w) -> h w", h=grid_size[0]).numpy()
         _show(axis, _fill(pixels, groups), f"after layer {layer}, {_tokens(trace.tokens[layer + 1])}")
         _outline(axis, groups, pixels.shape[:2])
         _number(axis, groups, pixels.shape[:2], POINTS * cell)

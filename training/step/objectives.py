@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from timm.task import DistillationTeacher
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ class Distillation:
     def renormalisation(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift [1, 3, 1, 1] that turn our normalisation of images into the teacher's."""
         theirs = self.teacher.mean_kd, self.teacher.std_kd
-        mean, std = (theirs[0].new_tensor(c).view(1, -1, 1, 1) for c in normalisation(self.in_chans))
+        mean, std = (rearrange(theirs[0].new_tensor(c), "c -> 1 c 1 1") for c in normalisation(self.in_chans))
         return std / theirs[1], (mean - theirs[0]) / theirs[1]
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
