@@ -310,8 +310,11 @@ def check_python(words, monkeypatch):
         launchers = {"torch.distributed.launch": launch, "torch.distributed.run": torchrun}
         if module in launchers:
             return check_launch(launchers[module], words, monkeypatch)
-        spec = importlib.util.find_spec(f"{module}.__main__")
+        spec = importlib.util.find_spec(module)
         assert spec, f"python -m {module}: there is no such program"
+        if spec.submodule_search_locations:  # a package
+            spec = importlib.util.find_spec(f"{module}.__main__")
+            assert spec, f"python -m {module}: there is no such program"
         return None if module == "pytest" else check_flags(spec.origin, words, monkeypatch)
     return check_flags(ROOT / words[0], words[1:], monkeypatch)
 
