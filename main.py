@@ -33,7 +33,7 @@ from preflight import check, leaving_no_directory
 from runner import Trainer, train
 from training.build.data import Data, build_data
 from training.build.fusion import fuse
-from training.build.model import check_model, new_model, with_image_size
+from training.build.model import check_model, check_scanned, new_model, with_image_size
 from training.build.optimizer import check_optimizer
 from training.build.state import build_state, check_same_start, gather_facts
 from training.build.teacher import check_teacher
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
             data = build_data(settings, world, saved)
             settings = replace(settings, nb_classes=data.num_classes)
             saved, weights = load_weights(model, settings, saved, data)
-            model.to(world.device)
+            check_scanned(model.to(world.device), settings)
             if settings.eval:
                 trainer, facts = None, gather_facts(settings, world, model, weights)
             else:
@@ -101,7 +101,7 @@ def read_settings(argv: list[str] | None) -> tuple[Settings, dict | None]:
 
 def check_names(settings: Settings) -> None:
     """Check names and flags before anything is built; raise ValueError, with the nearest names for a misspelt one."""
-    check_model(settings.model)
+    check_model(settings)
     check_known("--opt", settings.opt.lower(), list_optimizers())
     check_optimizer(settings)
     check_teacher(settings)

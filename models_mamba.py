@@ -52,8 +52,8 @@ class PatchEmbed(nn.Module):
     def __init__(self, img_size, patch_size, stride, in_chans: int, embed_dim: int) -> None:
         super().__init__()
         self.patch_size, self.stride = to_2tuple(patch_size), to_2tuple(stride or patch_size)
-        self.proj = nn.Conv2d(in_chans, embed_dim, self.patch_size, self.stride)
         self.set_input_size(img_size)
+        self.proj = nn.Conv2d(in_chans, embed_dim, self.patch_size, self.stride)
 
     def set_input_size(self, img_size) -> None:
         """Set the grid of patches for an image size, int or (height, width); raise ValueError unless they tile it."""
@@ -126,7 +126,8 @@ class VisionMamba(nn.Module):
         drop_path_rate: Stochastic depth of the last layer's output; the rates of earlier layers rise linearly to it.
 
     Raises:
-        ValueError: Patches don't tile the image, or class_token or global_pool is unknown.
+        ValueError: Patches don't tile the image, class_token or global_pool is unknown, or a size is no whole number
+            of at least 1.
     """
 
     def __init__(
@@ -148,6 +149,12 @@ class VisionMamba(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        sizes = {"embed_dim": embed_dim, "depth": depth, "d_state": d_state, "d_conv": d_conv, "expand": expand}
+        for name, size in sizes.items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {size!r}")
+        if not isinstance(bidirectional, bool):
+            raise ValueError(f"bidirectional must be True or False, not {bidirectional!r}")
         if class_token not in CLASS_TOKENS:
             raise ValueError(f"class_token must be one of {', '.join(CLASS_TOKENS)}, not {class_token!r}")
         self.class_token = class_token

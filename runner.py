@@ -26,7 +26,7 @@ from training.runtime.memory import PeakMemory
 from training.runtime.precision import autocast_dtype
 from training.runtime.spinning import Spinning, watch_others
 from training.settings.settings import Settings
-from training.state import checkpoint
+from training.state import checkpoint, history
 from training.state.training_state import TrainingState
 from training.step.epoch import Batches, Learner, StepOptions
 from training.step.sums import BadSteps, EpochSums
@@ -88,6 +88,15 @@ class Trainer:
             state.sums = EpochSums()
         state.set_rate()
 
+    def evaluates(self, epoch: int) -> bool:
+        """Return whether an epoch ends with an evaluation: every --val-interval epochs, and the last one."""
+        return (epoch + 1) % self.settings.val_interval == 0 or epoch + 1 == self.last_epoch
+
+    def seconds_left(self, records: list[dict]) -> float:
+        """Estimate the seconds of the epochs that are left from the records of those that are done."""
+        left = range(self.state.epoch, self.last_epoch)
+        return seconds_left(records, len(left), sum(map(self.evaluates, left)))
+
     def train(self, batches: Iterable, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train on batches of the state's epoch, and return what train_one_epoch returns."""
         return train_one_epoch(
@@ -139,22 +148,23 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             others = watch_others()
             record |= trainer.train(interruption.between(trainer.train_batches), after_step)
             (record["cores_of_others"],) = all_reduce([others.busy_cores()], world, "MAX")
-            record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
+            if trainer.evaluates(epoch):
+                record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
             if settings.skip_bad_images:
                 record["skipped_images"] = state.sums.broken
             records.append(record)
             if logbook and not checkpoint.find(output_dir):
                 save(state, output_dir)  # so that a log with epochs always has a checkpoint beside it
-            state.finish_epoch(from_main(record["test_acc1"], world))
+            state.finish_epoch(from_main(record["test_acc1"], world) if "test_acc1" in record else None)
             if logbook:
                 logbook.write(record)
-                save(state, output_dir, best=state.best_acc1 == record["test_acc1"])
+                save_epoch(state, output_dir, logbook.epochs, settings.checkpoint_hist)
                 if settings.log_images and state.epoch % settings.log_images == 0:
                     logbook.board.pictures(epoch, draw_first_image(state.model, trainer.test_set, world))
                     images = augmented_images(trainer.train_batches)
                     logbook.board.images(epoch, "augmented", pictures.denormalised(state.model, images))
             if world.is_main:
-                left = seconds_left(records, trainer.last_epoch - state.epoch)
+                left = trainer.seconds_left(records)
                 print(describe_epoch(record, trainer.last_epoch, state.best_acc1, left), flush=True)
     spinning.allow()
     if logbook:
@@ -188,6 +198,20 @@ def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dic
     """Draw what fusion does to the first test image, as figures by name."""
     image, _ = next(sample for sample in test_set if sample is not None)
     return pictures.draw_all(model, image.to(world.device), pictures.three_depths(model))
+
+
+def save_epoch(state: TrainingState, output_dir: Path, records: list[dict], count: int) -> None:
+    """Save after an epoch, the last of the records; keep the checkpoints of the best `count` epochs too.
+
+    These come first: if the run is killed before the rest is written, it trains the epoch again.
+    """
+    record = records[-1]
+    if count:
+        keep = history.best(output_dir, records, record["epoch"], count)
+        if record["epoch"] in keep:
+            checkpoint.save(output_dir / history.name(record["epoch"]), state.state_dict())
+        history.remove(output_dir, history.find(output_dir).keys() - keep)
+    save(state, output_dir, best=record.get("test_acc1") == state.best_acc1)
 
 
 def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:

@@ -104,12 +104,13 @@ def row(runs: list[Run], experiments: list[list[Run]]) -> dict[str, str]:
 def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[float]]:
     """Return each measured column's values, one for each run; ratios are to the run of the same seed without fusion."""
     found = {
-        "best top-1 %": [run.largest("test_acc1") for run in runs],
-        "top-1 %": [run.epochs[-1]["test_acc1"] for run in runs],
         "s / epoch": [run.seconds_per_epoch for run in runs],
         "training MB": [run.largest("training_memory_mb") for run in runs],
         "peak MB": [run.largest("peak_memory_mb") for run in runs],
     }
+    if all(run.evaluated for run in runs):
+        found["best top-1 %"] = [run.largest("test_acc1") for run in runs]
+        found["top-1 %"] = [run.evaluated[-1]["test_acc1"] for run in runs]
     pairs = [(run, same_seed(run, plain or [])) for run in runs]
     if all(other for _, other in pairs):
         found["x time"] = [run.seconds_per_epoch / other.seconds_per_epoch for run, other in pairs]
@@ -219,13 +220,15 @@ def _label(runs: list[Run]) -> str:
 
 
 def _draw_experiment(axes: list[list[Axes]], runs: list[Run], style: dict) -> None:
-    acc1 = [run.epochs[-1]["test_acc1"] for run in runs]
-    axes[0][0].plot([run.seconds_per_epoch for run in runs], acc1, linestyle="", label="run", **style)
-    axes[0][1].plot([run.largest("training_memory_mb") for run in runs], acc1, linestyle="", **style)
+    tested = [run for run in runs if run.evaluated]
+    acc1 = [run.evaluated[-1]["test_acc1"] for run in tested]
+    axes[0][0].plot([run.seconds_per_epoch for run in tested], acc1, linestyle="", label="run", **style)
+    axes[0][1].plot([run.largest("training_memory_mb") for run in tested], acc1, linestyle="", **style)
     for axis, column in zip(axes[1], ("test_acc1", "peak_memory_mb"), strict=True):
         for run in runs:
-            epochs = [epoch["epoch"] + 1 for epoch in run.epochs]
-            axis.plot(epochs, [epoch[column] for epoch in run.epochs], linewidth=1, **style)
+            epochs = [epoch for epoch in run.epochs if column in epoch]
+            places, values = [epoch["epoch"] + 1 for epoch in epochs], [epoch[column] for epoch in epochs]
+            axis.plot(places, values, linewidth=1, **style)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,38 @@
 """Build the model that settings ask for."""
 
+import inspect
 import re
 from dataclasses import replace
 from typing import Any
 
+import torch
 from timm.models import create_model, list_models
 from torch import nn
 
 from models_mamba import VisionMamba
 from training.build.fusion import fuse
 from training.settings.failure import check_known, naming_flags
+from training.settings.kinds import keyword_arguments
 from training.settings.model import ModelChoice
 from training.settings.settings import Settings
 
+# Arguments of VisionMamba that flags of their own give.
+WITH_FLAGS = {
+    "img_size": "--input-size",
+    "in_chans": "--in-chans",
+    "num_classes": "--nb-classes",
+    "drop_rate": "--drop",
+    "drop_path_rate": "--drop-path",
+}
 
-def check_model(name: str) -> None:
-    """Raise ValueError, with the nearest names, if there is no model of this name."""
-    check_known("--model", name, list_models(module="models_mamba"))
+
+def check_model(settings: ModelChoice) -> None:
+    """Raise ValueError, with the nearest names, if there is no such model or no argument of it of such a name."""
+    check_known("--model", settings.model, list_models(module="models_mamba"))
+    for key in keyword_arguments(settings.model_kwargs):
+        if key in WITH_FLAGS:
+            raise ValueError(f"--model-kwargs {key}: is what {WITH_FLAGS[key]} gives")
+        check_known("--model-kwargs", key, inspect.signature(VisionMamba).parameters)
 
 
 def build_model(settings: ModelChoice, **options) -> VisionMamba:
@@ -30,16 +46,32 @@ def build_model(settings: ModelChoice, **options) -> VisionMamba:
     Raises:
         ValueError: There is no such model, or it can't take images of this size.
     """
-    check_model(settings.model)
-    image_size = {"img_size": settings.input_size} if settings.input_size else {}
+    check_model(settings)
+    given = keyword_arguments(settings.model_kwargs)
+    if settings.input_size:
+        options["img_size"] = settings.input_size
     try:
-        model = create_model(settings.model, in_chans=settings.in_chans, **image_size, **options)
-    except (RuntimeError, TypeError, MemoryError) as error:  # what a size that is too large can raise
-        if not settings.input_size:
+        return create_model(settings.model, in_chans=settings.in_chans, **options, **given)
+    except Exception as error:  # a size that is too large, and each argument, fails in its own way
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        if given:
+            raise ValueError(f"--model-kwargs {' '.join(settings.model_kwargs)}: {reason}") from error
+        if not settings.input_size or isinstance(error, ValueError):
             raise
-        (height, width), reason = settings.input_size, str(error).partition("\n")[0][:200]
+        height, width = settings.input_size
         raise ValueError(f"--input-size {height} {width}: no model for such images can be made ({reason})") from error
-    return model
+
+
+def check_scanned(model: VisionMamba, settings: ModelChoice) -> None:
+    """Raise ValueError if --model-kwargs ask for what the scan on the model's device can't compute."""
+    if not settings.model_kwargs:
+        return
+    image = torch.zeros(1, settings.in_chans, *model.patch_embed.img_size, device=model.pos_embed.device)
+    try:
+        with torch.no_grad():
+            model.eval()(image)
+    except RuntimeError as error:
+        raise ValueError(f"--model-kwargs {' '.join(settings.model_kwargs)}: {error}") from error
 
 
 # The parameters that each choice of --train-only trains, as patterns of their names.

@@ -25,8 +25,18 @@ def fit_weights(saved: dict, model: VisionMamba, settings: Settings) -> dict:
     for entry in ("model", "model_ema") if settings.model_ema else ("model",):
         if saved.get(entry) is not None:
             fitted[entry] = checkpoint_filter_fn(saved, model, entry)
-            checkpoint.check_fit(model, fitted[entry], f"--resume {settings.resume}: its {entry}")
+            what = f"--resume {settings.resume}: {_other_model(saved, settings)}its {entry}"
+            checkpoint.check_fit(model, fitted[entry], what)
     return fitted
+
+
+def _other_model(saved: dict, settings: Settings) -> str:
+    """Return 'is of --model ...; ' if the checkpoint is of another model than the flags say, else an empty text."""
+    before = saved.get("settings", {})
+    name, given = before.get("model"), before.get("model_kwargs") or []
+    if not name or (name, given) == (settings.model, settings.model_kwargs or []) or not isinstance(given, list):
+        return ""
+    return f"is of --model {name}{''.join(f' {word}' for word in (given and ['--model-kwargs', *given]))}; "
 
 
 class Start(NamedTuple):

@@ -145,15 +145,21 @@ def describe_epoch(record: dict, last_epoch: int, best_acc1: float, seconds_left
     """Format an epoch's record as one line; epochs count from 0, as in log.txt."""
     skipped = f", {record['skipped_images']} broken images skipped" if record.get("skipped_images") else ""
     shared = _shared(record["cores_of_others"])
-    ema = f", EMA {record['test_ema_acc1']:.2f} %" if "test_ema_acc1" in record else ""
     return (
         f"epoch {record['epoch']:>{len(str(last_epoch - 1))}}/{last_epoch - 1}: "
-        f"loss {record['train_loss']:.4f}, top-1 {record['test_acc1']:.2f} %{ema} (best {best_acc1:.2f} %), "
+        f"loss {record['train_loss']:.4f}, {_score(record, best_acc1)}, "
         f"{record['train_seconds']:.1f} s (waited {record['data_seconds']:.1f} s for data), "
         f"{record['images_per_second']:.0f} images/s, "
         f"peak memory {record['peak_memory_mb']:.0f} MB (training {record['training_memory_mb']:.0f} MB)"
         f"{skipped}{shared}{f', {clock(seconds_left)} left' if seconds_left else ''}"
     )
+
+
+def _score(record: dict, best_acc1: float) -> str:
+    if "test_acc1" not in record:
+        return "not evaluated"
+    ema = f", EMA {record['test_ema_acc1']:.2f} %" if "test_ema_acc1" in record else ""
+    return f"top-1 {record['test_acc1']:.2f} %{ema} (best {best_acc1:.2f} %)"
 
 
 def describe_end(records: list[dict], output_dir: str) -> str:

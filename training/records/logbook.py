@@ -11,6 +11,7 @@ from statistics import median
 from training.records.lock import locked
 from training.records.runs import Run, read_log
 from training.records.tensorboard import Board
+from training.state import history
 from training.state.checkpoint import find, remove_leftovers, replace_file
 
 
@@ -20,11 +21,13 @@ class Logbook:
     Args:
         output_dir: The run's own directory, opened by open_directory.
         settings: The run's settings and facts as plain data.
-        start_epoch: Lines of log.txt from this epoch on are dropped, since a resumed run writes them again.
+        start_epoch: Lines of log.txt and kept checkpoints from this epoch on are dropped, since a resumed run writes
+            them again.
     """
 
     def __init__(self, output_dir: Path, settings: dict, start_epoch: int) -> None:
         remove_leftovers(output_dir)
+        history.remove(output_dir, {epoch for epoch in history.find(output_dir) if epoch >= start_epoch})
         self.log, self.settings = output_dir / "log.txt", settings
         logged = read_log(self.log) if self.log.exists() else []
         self.epochs = [line for line in logged if line["epoch"] < start_epoch]

@@ -11,13 +11,7 @@ from typing import NamedTuple
 from training.settings.facts import recorded
 from training.settings.settings import Settings
 
-COLUMNS = (
-    "epoch",
-    "test_acc1",
-    "train_seconds",
-    "peak_memory_mb",
-    "training_memory_mb",
-)  # columns of log.txt that tables need
+COLUMNS = ("epoch", "train_seconds", "peak_memory_mb", "training_memory_mb")  # of log.txt, which tables need
 PLACES = recorded(place=True)  # paths of a run, which mean nothing on another machine
 FILES = recorded(file=True)  # files that a run started from; only their names are compared
 
@@ -49,8 +43,13 @@ class Run:
         return median(epoch["train_seconds"] for epoch in self.epochs)
 
     def largest(self, column: str) -> float:
-        """Return the largest value of a column of the log."""
-        return max(epoch[column] for epoch in self.epochs)
+        """Return the largest value of a column of the log, over the epochs that have it."""
+        return max(epoch[column] for epoch in self.epochs if column in epoch)
+
+    @property
+    def evaluated(self) -> list[dict]:
+        """Return the epochs that ended with an evaluation."""
+        return [epoch for epoch in self.epochs if "test_acc1" in epoch]
 
     @property
     def mean_tokens(self) -> float:
@@ -133,7 +132,8 @@ def _check(settings: object, epochs: object, source: Path) -> None:
     if not (_is_shallow(settings) and _is_shallow(epochs)):
         raise ValueError(f"{source}: what it holds is nested deeper than a run's settings and epochs")
     for epoch in epochs:
-        missing = [name for name in COLUMNS if not _is_number(epoch.get(name))]
+        wanted = (*COLUMNS, "test_acc1") if "test_acc1" in epoch else COLUMNS
+        missing = [name for name in wanted if not _is_number(epoch.get(name))]
         if missing or epoch["train_seconds"] <= 0:
             raise ValueError(f"{source}: an epoch has no {missing[0] if missing else 'train_seconds'}")
 

@@ -65,6 +65,8 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield "--auto-resume: finds the checkpoint itself, leave --resume out"
     if settings.save_steps > 0 and not settings.output_dir:
         yield "--save-steps: needs a place, --output_dir DIR"
+    if settings.checkpoint_hist > 0 and not settings.output_dir:
+        yield "--checkpoint-hist: needs a place, --output_dir DIR"
     if settings.log_images > 0 and not settings.output_dir:
         yield "--log-images: needs a place, --output_dir DIR"
     if settings.log_wandb and not settings.output_dir:

@@ -1,7 +1,10 @@
 """Convert the text of flags to values, and refuse values out of bounds."""
 
 import argparse
+import ast
 import os
+from collections.abc import Sequence
+from typing import Any
 
 
 class ImageSize(argparse.Action):
@@ -16,6 +19,25 @@ class ImageSize(argparse.Action):
 def path(text: str) -> str:
     """Convert a path, a type for argparse: ~ becomes the user's home even if no shell has replaced it."""
     return os.path.expanduser(text)
+
+
+def key_value(text: str) -> str:
+    """Check that a word is KEY=VALUE, a type for argparse; `keyword_arguments` reads it."""
+    key, equals, _ = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    return text
+
+
+def keyword_arguments(words: Sequence[str] | None) -> dict[str, Any]:
+    """Return the arguments in words KEY=VALUE: Python literals, or else text, as timm's ParseKwargs reads them."""
+    found = {}
+    for key, _, value in (word.partition("=") for word in words or ()):
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            found[key] = value
+    return found
 
 
 def number(kind: type, low: float, high: float = float("inf"), above: bool = False):

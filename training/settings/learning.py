@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from training.settings.flag import flag
-from training.settings.kinds import above_zero, amount, count, number, path, positive, share
+from training.settings.kinds import above_zero, amount, count, key_value, number, path, positive, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,14 @@ class OptimizerSettings:
     opt_eps: float = flag(1e-08, "the optimizer's epsilon", above_zero, metavar="E")
     opt_betas: Sequence[float] | None = flag(
         None, "the optimizer's betas; its own if not given", share, metavar="B", nargs="+"
+    )
+    opt_kwargs: Sequence[str] | None = flag(
+        None,
+        "arguments of the optimizer that have no flag: amsgrad=True ...",
+        key_value,
+        metavar="KEY=VALUE",
+        nargs="+",
+        fixed=True,
     )
     clip_grad: float | None = flag(
         None, "largest norm of the gradient; no clipping if not given", above_zero, metavar="NORM"
@@ -105,7 +113,7 @@ class RateSettings:
     min_lr: float = flag(1e-05, "where the schedule ends; scaled like --lr", amount, metavar="LR")
     decay_epochs: float = flag(30.0, "step: epochs between decays", above_zero, metavar="N")
     decay_rate: float = flag(0.1, "step and plateau: factor of a decay; poly: its power", above_zero, metavar="R")
-    patience_epochs: int = flag(10, "plateau: epochs without a better top-1 before a decay", count, metavar="N")
+    patience_epochs: int = flag(10, "plateau: evaluations without a better top-1 before a decay", count, metavar="N")
     cooldown_epochs: int = flag(
         0, "cosine, tanh and poly: epochs at the lowest rate after the schedule", count, metavar="N"
     )

@@ -1,11 +1,12 @@
 """Declare the flags of the model and of token fusion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fusion import CHOICES, SCHEDULES, STRATEGIES
 from training.settings.flag import flag
-from training.settings.kinds import ImageSize, positive, share
+from training.settings.kinds import ImageSize, key_value, positive, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,16 @@ class ModelChoice:
     )
     in_chans: int = flag(
         3, "channels of the images: 3, or 1 for grey ones", int, choices=(1, 3), follows="model", cost=True
+    )
+    model_kwargs: Sequence[str] | None = flag(
+        None,
+        "other arguments of the model than its name gives: depth=12 class_token=front ...",
+        key_value,
+        metavar="KEY=VALUE",
+        nargs="+",
+        follows="model",
+        fixed=True,
+        cost=True,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from training.settings.failure import fail, nearest
 from training.settings.flag import add_flags
+from training.settings.kinds import key_value
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -72,11 +73,12 @@ class Parser(argparse.ArgumentParser):
     def words(self, name: str, value: object) -> list[str]:
         """Return a flag and its value as words of a command line.
 
-        A switch is `true` or `false`, a list gives several values, and `null` leaves the flag out.
+        A switch is `true` or `false`, a list gives several values, and `null` leaves the flag out. A flag of KEY=VALUE
+        also takes a table.
 
         Args:
             name: The flag's name without leading hyphens.
-            value: Text, or a list of texts.
+            value: Text, a list of texts, or a table of texts.
 
         Raises:
             ValueError: There is no such flag, or it does not take the value.
@@ -85,6 +87,8 @@ class Parser(argparse.ArgumentParser):
         action = self._option_string_actions.get(flag)
         if action is None:
             raise ValueError(f"unknown {name}{nearest(flag, self._option_string_actions)}")
+        if action.type is key_value and isinstance(value, dict):
+            value = [f"{key}={part}" if isinstance(part, str) else part for key, part in value.items()]
         if not all(isinstance(part, str) for part in (value if isinstance(value, list) else [value])):
             raise ValueError(f"{name}: is a value or a list of values, without tables or lists inside")
         if value in ("null", "~", ""):

@@ -52,6 +52,12 @@ class RunSettings:
     resume_anyway: bool = flag(
         False, "continue although batch size, plan or the like are others now", compared=False, repeated=False
     )
+    val_interval: int = flag(
+        1, "evaluate after every N-th epoch only, and after the last one", positive, metavar="N", compared=False
+    )
+    checkpoint_hist: int = flag(
+        0, "keep the checkpoints of the N best epochs too, as checkpoint-EPOCH.pth", count, metavar="N", compared=False
+    )
     save_steps: int = flag(0, "save every N steps too, not only after each epoch", count, metavar="N", compared=False)
     start_epoch: int = flag(
         0,

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.state import hub
+from training.state import history, hub
 from training.state.entries import check_entries, is_plain_tensor, is_settings
 
 
@@ -46,21 +46,24 @@ def remove_leftovers(output_dir: Path) -> None:
 
 
 def find(output_dir: Path) -> list[Path]:
-    """Return the checkpoints that exist in a run's directory, the latest state before the best."""
+    """Return the checkpoints in a run's directory: the latest state, the best, and those of --checkpoint-hist."""
     names = ("checkpoint.pth", "best_checkpoint.pth")
-    return [output_dir / name for name in names if (output_dir / name).is_file()]
+    return [output_dir / name for name in names if (output_dir / name).is_file()] + [*history.find(output_dir).values()]
 
 
 def newest(output_dir: Path) -> tuple[str, dict | None]:
     """Return the path and entries of the checkpoint to resume from; ("", None) if none was written yet.
 
-    Choose the checkpoint that is furthest by epoch and step. File times don't count: copying a file changes them.
+    Choose the checkpoint that is furthest by epoch and step. File times don't count: copying a file changes them. Those
+    of --checkpoint-hist are read only if no other can be.
 
     Raises:
         ValueError: Checkpoints exist, but none of them can be read.
     """
-    best, problems = ("", None), []
+    best, problems, older = ("", None), [], set(history.find(output_dir).values())
     for path in find(output_dir):
+        if path in older and best[1] is not None:
+            break
         try:
             saved = load(str(path), "--auto-resume")
             check_entries(saved)

@@ -131,11 +131,11 @@ class TrainingState:
         averages = [("test_ema", self.ema.module)] if self.ema and self.ema.device in (None, device) else []
         return [("test", self.model), *averages]
 
-    def finish_epoch(self, acc1: float) -> None:
-        """Count the epoch, note its top-1 in percent, and set the learning rate of the next epoch."""
+    def finish_epoch(self, acc1: float | None) -> None:
+        """Count the epoch, note its top-1 in percent if it has one, and set the learning rate of the next epoch."""
         self.epoch += 1
         self.sums = EpochSums()
-        self.best_acc1 = max(self.best_acc1, acc1)
+        self.best_acc1 = max(self.best_acc1, acc1 or 0.0)
         self.scheduler.step(self.epoch, acc1)
 
 
