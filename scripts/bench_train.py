@@ -26,16 +26,11 @@ from timm.models import create_model
 from torch import Tensor, nn
 
 import fusion
+import models_mamba  # noqa: F401, registers the models
 import ssm
-from models_mamba import Tokens
+from fusion.words import GRAMMAR, named_plans
 from training.runtime.machine import device_name, versions
-
-
-def plan(text: str, depth: int) -> tuple[int, ...]:
-    """Make the plan written as STRATEGY, STRATEGY:R or STRATEGY:K:R."""
-    strategy, *numbers = text.split(":")
-    *layer, tokens = map(int, numbers or [0])
-    return fusion.plan(strategy, depth, *(layer or [None]), tokens=tokens)
+from training.runtime.memory import kept_mib
 
 
 class Contender:
@@ -44,7 +39,7 @@ class Contender:
     def __init__(
         self,
         args: argparse.Namespace,
-        fuse: str = "no",
+        plan: tuple[int, ...] | None = None,
         backend: str = "auto",
         recompute: bool = False,
         checkpointing: bool = False,
@@ -53,7 +48,7 @@ class Contender:
         torch.manual_seed(0)
         size = {"img_size": args.input_size} if args.input_size else {}
         self.model = create_model(args.model, num_classes=100, **size)
-        self.plan = plan(fuse, len(self.model.layers))
+        self.plan = plan or (0,) * len(self.model.layers)
         fusion.inject(self.model, self.plan)
         self.model.set_scan_recompute(recompute)
         self.model.set_grad_checkpointing(checkpointing)
@@ -73,31 +68,6 @@ class Contender:
         self.loss().backward()
         self.optimizer.step()
         self.seconds.append(time.perf_counter() - start)
-
-
-def kept_mib(contender: Contender) -> float:
-    """Return the MiB that autograd saves for the backward pass beside the parameters."""
-    storages = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    def keep_input(block: nn.Module, inputs: tuple[Tokens]) -> None:
-        for tensor in filter(torch.is_tensor, inputs[0]):
-            keep(tensor)
-
-    # Layers that are recomputed save their inputs where no hook of autograd sees it.
-    blocks = contender.model.layers if contender.model.grad_checkpointing else []
-    handles = [block.register_forward_pre_hook(keep_input) for block in blocks]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = contender.loss()
-    for handle in handles:
-        handle.remove()
-    for parameter in contender.model.parameters():
-        storages.pop(parameter.untyped_storage().data_ptr(), None)
-    del loss
-    return sum(storages.values()) / 2**20
 
 
 def gemms(contender: Contender) -> list[tuple[int, int, int]]:
@@ -154,18 +124,25 @@ def fusion_seconds(contender: Contender) -> float:
 
 def build_contenders(args: argparse.Namespace) -> dict[str, Contender]:
     """Build all that is measured, by name; raise ValueError if a plan is not possible."""
+    plain = Contender(args)
+    plans, misfits = [], []
+    for word in args.fuse:
+        found, unfit = named_plans(word, plain.model)
+        plans, misfits = plans + found, misfits + unfit
+    if misfits:
+        raise ValueError(misfits[0])
     contenders = {
         "reference scan": Contender(args, backend="reference"),
-        "no fusion": Contender(args),
+        "no fusion": plain,
         "no fusion, recomputing the scan": Contender(args, recompute=True),
         "no fusion, checkpointing layers": Contender(args, checkpointing=True),
     }
     if args.compile:
         contenders["no fusion, compiled"] = Contender(args, compiled=True)
-    return contenders | {f"fusing {text}": Contender(args, fuse=text) for text in args.fuse}
+    return contenders | {f"fusing {name}": Contender(args, plan) for name, _, plan in plans}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vim_tiny_patch16_224")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -174,8 +151,8 @@ def main() -> None:
         "--fuse",
         nargs="+",
         default=["all:7"],
-        metavar="STRATEGY[:K]:R",
-        help="what fuses: a strategy, its layer if it has one, and tokens a layer (default: all:7)",
+        metavar="PLAN",
+        help=f"what fuses: {GRAMMAR} (default: all:7)",
     )
     parser.add_argument("--runs", type=int, default=7, help="counted steps of every contender (default: 7)")
     parser.add_argument("--reference-runs", type=int, default=2, help="counted steps of the reference (default: 2)")
@@ -183,12 +160,12 @@ def main() -> None:
         "--compile", action="store_true", help="also the compiled model, which takes minutes to compile"
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         contenders = build_contenders(args)
     except ValueError as error:
-        parser.error(str(error))
-    plain, fused = contenders["no fusion"], contenders[f"fusing {args.fuse[0]}"]
+        parser.error(f"--fuse {error}")
+    plain, first = contenders["no fusion"], next(name for name in contenders if name.startswith("fusing "))
     device = device_name(torch.device("cpu"))
     scan = ssm.pick("cpu").name
     print(f"{args.model}, batch {args.batch_size}, fp32, {scan} scan, {device}, PyTorch {torch.__version__}")
@@ -199,13 +176,13 @@ def main() -> None:
             if name != "reference scan" or run <= args.reference_runs:
                 contender.step()
         products.append(gemm_seconds(shapes))
-        fusing.append(fusion_seconds(fused))
+        fusing.append(fusion_seconds(contenders[first]))
     rows = {
         name: {"ms": 1000 * median(c.seconds[1:]), "images_per_second": args.batch_size / median(c.seconds[1:])}
         for name, c in contenders.items()
     }
     for name, contender in contenders.items():
-        rows[name]["kept_mib"] = kept_mib(contender)
+        rows[name]["kept_mib"] = kept_mib(contender.model, contender.loss)
         rows[name]["mean_tokens"] = mean(fusion.token_counts(contender.plan, plain.model.pos_embed.shape[1])[:-1])
     gemm_ms, fusion_ms = 1000 * median(products[1:]), 1000 * median(fusing[1:])
     gigaflops = sum(6 * n * i * o for n, i, o in shapes) / gemm_ms / 1e6
@@ -221,8 +198,8 @@ def main() -> None:
         f"\nGEMMs alone: {gemm_ms:.0f} ms ({gigaflops:.0f} GFLOP/s); a step without fusion takes "
         f"{rows['no fusion']['ms'] / gemm_ms:.2f} times that."
     )
-    share = 100 * fusion_ms / rows[f"fusing {args.fuse[0]}"]["ms"]
-    print(f"Matching and merging, {args.fuse[0]}: {fusion_ms:.1f} ms, {share:.1f} % of a step.")
+    share = 100 * fusion_ms / rows[first]["ms"]
+    print(f"Matching and merging, {first}: {fusion_ms:.1f} ms, {share:.1f} % of a step.")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         figures = {

@@ -1,11 +1,13 @@
-"""Measure the peak memory of an epoch, on the GPU or of the process."""
+"""Measure memory: the peak of an epoch, on the GPU or of the process, and what autograd keeps of a forward pass."""
 
 import ctypes
 import resource
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 MB = 2**20
 
@@ -74,3 +76,33 @@ def _status_mb(field: str) -> float:
         if name == field:
             return int(value.split()[0]) / 1024
     raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def kept_mib(model: nn.Module, loss: Callable[[], Tensor]) -> float:
+    """Return the MiB that autograd saves of a forward pass for the backward pass, beside the parameters.
+
+    Args:
+        model: With `layers` and `grad_checkpointing`; a layer takes a tuple with tensors in it.
+        loss: Runs the model forward.
+    """
+    storages = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def keep_input(block: nn.Module, inputs: tuple[tuple]) -> None:
+        for tensor in filter(torch.is_tensor, inputs[0]):
+            keep(tensor)
+
+    # Layers that are recomputed save their inputs where no hook of autograd sees it.
+    blocks = model.layers if model.grad_checkpointing else []
+    handles = [block.register_forward_pre_hook(keep_input) for block in blocks]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        held = loss()  # while it lives, no storage's address is used again
+    for handle in handles:
+        handle.remove()
+    for parameter in model.parameters():
+        storages.pop(parameter.untyped_storage().data_ptr(), None)
+    del held
+    return sum(storages.values()) / MB

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from training.runtime.memory import MB, PeakMemory
+import models_mamba
+from training.runtime.memory import MB, PeakMemory, kept_mib
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="resident sizes are reset on Linux only")
 
@@ -49,3 +50,21 @@ def test_what_steps_left_is_theirs():
     memory.start_training(held_mb=500)
     memory.reset()
     assert memory.training_mb() == pytest.approx(500, abs=40)
+
+
+def test_what_autograd_keeps():
+    """Exactly, for a product: the input and the output's square root, but not the weight."""
+    layer = torch.nn.Linear(64, 64, bias=False)
+    layer.grad_checkpointing = False
+    x = torch.randn(4096, 64)
+    assert kept_mib(layer, lambda: layer(x).sum()) == 1
+    assert kept_mib(layer, lambda: layer(x).sigmoid().sum()) == 2
+
+
+def test_recomputed_layers_keep_their_inputs_alone():
+    model = models_mamba.VisionMamba(img_size=8, patch_size=2, embed_dim=48, depth=6)
+    images = torch.randn(2, 3, 8, 8)
+    whole = kept_mib(model, lambda: model(images).sum())
+    model.set_grad_checkpointing(True)
+    inputs = 6 * 2 * 2 * 17 * 48 * 4 / MB  # layers, hidden and residual, images, tokens, channels, bytes
+    assert inputs < kept_mib(model, lambda: model(images).sum()) < inputs + 0.1 < whole

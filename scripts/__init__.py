@@ -1,0 +1,1 @@
+"""Programs and shell scripts that people run: set-up, tables, evaluations, benchmarks."""

@@ -1,0 +1,44 @@
+"""The benchmark of training steps: a row for each contender, plans as everywhere, figures in a file."""
+
+import json
+
+import pytest
+
+from scripts import bench_train
+
+QUICK = ("--model", "vim_pico_patch2_8", "--batch-size", "2", "--runs", "1", "--reference-runs", "1")
+
+
+def test_a_row_for_every_contender(tmp_path, capsys):
+    flags = ("--fuse", "all:1,2", "upper:4@0.95", "half:0,8,0,0,0,0", "--json", str(tmp_path / "out" / "train.json"))
+    bench_train.main([*QUICK, *flags])
+    out = capsys.readouterr().out
+    assert "Matching and merging, fusing all:1: " in out
+    figures = json.loads((tmp_path / "out" / "train.json").read_text())["steps"]
+    assert list(figures) == [
+        "reference scan",
+        "no fusion",
+        "no fusion, recomputing the scan",
+        "no fusion, checkpointing layers",
+        "fusing all:1",
+        "fusing all:2",
+        "fusing upper:4@0.95",
+        "fusing half",
+    ]
+    kept = {name: row["kept_mib"] for name, row in figures.items()}
+    assert kept["no fusion"] > kept["fusing all:1"] > kept["fusing all:2"]
+    assert kept["no fusion"] > kept["no fusion, recomputing the scan"] > kept["no fusion, checkpointing layers"]
+    assert figures["fusing half"]["mean_tokens"] == pytest.approx((17 * 2 + 9 * 4) / 6)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("uper:3", "--fuse uper:3: unknown `strategy` uper (did you mean upper?)"),
+        ("all:1,9", "--fuse all:9: layer 0 has 16 patch tokens and can fuse at most 8, not 9"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_an_error(capsys, word, message):
+    with pytest.raises(SystemExit):
+        bench_train.main([*QUICK, "--fuse", word])
+    assert message in capsys.readouterr().err.splitlines()[-1]
