@@ -38,7 +38,9 @@ from training.words import counted
 TIMM_PREFIXES = ("torch", "wds", "tfds")
 
 
-def build_dataset(is_train: bool, settings: Settings, classes: list[str] | None = None) -> tuple[Dataset, int]:
+def build_dataset(
+    is_train: bool, settings: Settings, classes: list[str] | None = None, *, augment: bool = True
+) -> tuple[Dataset, int]:
     """Build the training or the validation split of `settings.data_set`, transforms included.
 
     Args:
@@ -46,6 +48,7 @@ def build_dataset(is_train: bool, settings: Settings, classes: list[str] | None 
         settings: The run's settings, with `settings.input_size` set.
         classes: Names of the model's classes, if they are known. A split that names its classes then has labels in
             this order, even if it lacks some of them.
+        augment: False to transform training images as validation images.
 
     Returns:
         The data set and the number of classes (`settings.nb_classes` if that is given).
@@ -55,7 +58,7 @@ def build_dataset(is_train: bool, settings: Settings, classes: list[str] | None 
         FileNotFoundError: The data are missing; the message says which files, where they should be and how to get them.
     """
     check(settings)
-    transform = build_transform(is_train, settings)
+    transform = build_transform(is_train and augment, settings)
     dataset = BUILDERS.get(settings.data_set.upper(), _timm)(is_train, settings)
     dataset.transform = Compose([to_rgb, transform])
     if classes:

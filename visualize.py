@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 import datasets
 from fusion import pictures
@@ -25,6 +25,7 @@ from training.build.fusion import fuse
 from training.build.model import with_image_size
 from training.build.weights import restore
 from training.data import decoding
+from training.data.loaders import spread
 from training.settings.checkpoint import CheckpointSettings
 from training.settings.failure import in_one_line
 from training.settings.flag import flag
@@ -125,8 +126,7 @@ def read_image(settings: VisualizeSettings, test_set: Dataset | None) -> Tensor:
 
 def redundancies(model: VisionMamba, test_set: Dataset, images: int) -> Tensor:
     """Measure how alike patches are in every layer, for images spread evenly over the test set: [layers, images]."""
-    spread = torch.linspace(0, len(test_set) - 1, min(images, len(test_set))).long().tolist()
-    batches = DataLoader(Subset(test_set, spread), batch_size=32)
+    batches = DataLoader(spread(test_set, images), batch_size=32)
     return torch.cat([pictures.redundancies(pictures.traced(model, batch)) for batch, _ in batches], dim=1)
 
 

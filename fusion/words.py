@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from fusion.cost import plan_at_cost
 from fusion.injection import check_plan
 from fusion.method import Method
+from fusion.multiply_adds import plan_at_cost
 from fusion.plans import STRATEGIES, parse_plan, plan
 
 GRAMMAR = (

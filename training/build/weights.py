@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models_mamba import WEIGHTS, VisionMamba, checkpoint_filter_fn, published_weights
 from training.build.model import build_model
-from training.settings.checkpoint import CheckpointSettings
+from training.settings.model import ModelChoice
 from training.settings.settings import Settings
 from training.state import checkpoint
 from training.words import counted
@@ -115,21 +115,23 @@ def _head_for(classes: list[str], head: dict[str, Tensor], known: list[str]) -> 
     return {key: value[rows] for key, value in head.items()} if complete else {}
 
 
-def restore(settings: CheckpointSettings, saved: dict) -> VisionMamba:
+def restore(settings: ModelChoice, saved: dict, source: str | None = None) -> VisionMamba:
     """Build a checkpoint's model with its weights, ready for evaluation, without fusion.
 
     Args:
-        settings: As for build_model, and the name of the file for error messages.
+        settings: As for build_model.
         saved: The entries that checkpoint.load returned.
+        source: How the user knows the checkpoint, for errors; --resume and its file if None.
 
     Raises:
         ValueError: The settings name no model, or the checkpoint doesn't fit.
     """
+    source = source or f"--resume {settings.resume}"
     if not settings.model:
-        raise ValueError(f"--resume {settings.resume}: doesn't say which model it is; name it with --model")
+        raise ValueError(f"{source}: doesn't say which model it is; name it with --model")
     head = saved["model"].get("head.weight")
     model = build_model(settings, num_classes=0 if head is None else len(head))
     weights = checkpoint_filter_fn(saved, model)
-    checkpoint.check_fit(model, weights, f"--resume {settings.resume}")
+    checkpoint.check_fit(model, weights, source)
     model.load_state_dict(weights)
     return model.eval()

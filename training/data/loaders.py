@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from training.data.broken_images import SkipBroken, collate_readable
 from training.data.samplers import EvalSampler, TrainSampler, drop_last
@@ -91,6 +91,13 @@ def test_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoade
         return _loader(dataset, settings, world, batch_size=batch_size)
     size, rank = (world.size, world.rank) if settings.dist_eval else (1, 0)
     return _loader(dataset, settings, world, sampler=EvalSampler(len(dataset), size, rank), batch_size=batch_size)
+
+
+def spread(dataset: Dataset, count: int | None) -> Dataset:
+    """Return so many images, spread evenly over the data set; all of them if there are fewer, or for None."""
+    if count is None or count >= len(dataset):
+        return dataset
+    return Subset(dataset, torch.linspace(0, len(dataset) - 1, count).long().tolist())
 
 
 def shared_out(dataset: Dataset, settings: ProcessSettings) -> bool:

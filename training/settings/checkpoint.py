@@ -16,11 +16,18 @@ class CheckpointFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointSettings(ModelChoice, CheckpointFile):
-    """Hold the file of a trained model, and its name and images if the checkpoint doesn't give them."""
+class SavedModelChoice(ModelChoice):
+    """Hold the name and the images of a trained model, if its checkpoint doesn't give them."""
 
     TITLE: ClassVar[str | None] = "checkpoint"
 
     model: str | None = flag(
         None, "a model of models_mamba.py, for a checkpoint that doesn't say", metavar="NAME", follows="model"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings(SavedModelChoice, CheckpointFile):
+    """Hold the file of a trained model, and its name and images if the checkpoint doesn't give them."""
+
+    TITLE: ClassVar[str | None] = "checkpoint"

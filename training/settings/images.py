@@ -56,8 +56,8 @@ class DataSettings(CropSettings, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadingSettings:
-    """Choose how images are loaded."""
+class LoadingProcesses:
+    """Choose how many processes load images."""
 
     TITLE: ClassVar[str | None] = "loading"
 
@@ -69,6 +69,14 @@ class LoadingSettings:
         metavar="N",
         compared=False,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingSettings(LoadingProcesses):
+    """Choose how images are loaded."""
+
+    TITLE: ClassVar[str | None] = "loading"
+
     skip_bad_images: bool = flag(
         False, "pass over images that can't be read, and count them, instead of stopping with the file's name"
     )

@@ -19,18 +19,24 @@ METHODS_OF_THEIR_OWN = (
 )
 
 
-def parse_over(parser: Parser, argv: list[str] | None, run: dict) -> Any:
+def parse_over(parser: Parser, argv: list[str] | None, run: dict, source: str | None = None) -> Any:
     """Parse a command line over a run's settings: flags not given keep the run's model, data and fusion.
 
     If the command line names another model, data set or strategy, nothing of that group is taken over. If it names an
     amount of fusion, no amount is taken over. A method of fusion that would have no effect with the flags given is not
     taken over either.
 
+    Args:
+        parser: Of all flags.
+        argv: The command line.
+        run: The settings in the run's checkpoint.
+        source: How the user knows the checkpoint, for errors; --resume and its file if None.
+
     Raises:
         ValueError: A flag does not take the run's value.
     """
     given, said = parser.read(argv), parser.said(argv)
-    what = f"--resume {given.resume}: its setting"
+    what = f"{source or f'--resume {given.resume}'}: its setting"
     taken = {name: value for name, value in taken_over(given, said, run).items() if name not in said}
     return replace(given, **{name: parser.as_said(name, value, f"{what} {name}") for name, value in taken.items()})
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import main
-from scripts import sweep_tokens
+from scripts import evaluate
 from training.data.classes import check_all_there, class_names, follow_classes
 
 FLAGS = (
@@ -194,12 +194,12 @@ def test_a_teacher_of_other_classes_is_refused(data, trained, error, run, tmp_pa
     assert f"{trained}: knows the classes black, grey, white, and the images are of grey, white, yellow" in line
 
 
-def test_a_sweep_counts_the_same_without_some_classes(trained, tmp_path, capsys):
+def test_an_evaluation_counts_the_same_without_some_classes(trained, tmp_path, capsys):
     shades(tmp_path, "val", ["grey", "white"])
-    flags = ["--resume", str(trained), "--data-path", str(tmp_path), "--strategies", "all", "--budgets", "1"]
-    sweep_tokens.main([*flags, "--rounds", "1", "--device", "cpu"])
-    (without_fusion,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| no |")]
-    assert without_fusion.split("|")[5].strip() == "100.00"
+    flags = [str(trained), "--data-path", str(tmp_path), "--plans", "no", "--num_workers", "0"]
+    evaluate.main([*flags, "--rounds", "0", "--device", "cpu"])
+    (without_fusion,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| no ")]
+    assert without_fusion.split("|")[6].strip() == "100.00"
 
 
 def test_checkpoints_of_older_runs_name_no_classes(data, trained, run, tmp_path):
