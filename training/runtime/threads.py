@@ -5,6 +5,7 @@ cores, the thread that all wait for may not be running, and the spinning threads
 """
 
 import os
+import re
 from pathlib import Path
 
 from training.runtime.processor import busy_cores
@@ -20,8 +21,23 @@ def usable_cores() -> list[int]:
 
 
 def processes_here() -> int:
-    """Return how many processes train together on this machine, as torchrun sets it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Return how many processes of this training share the cores that this one may use, as torchrun or srun tells."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["LOCAL_WORLD_SIZE"])
+    # srun may bind each task to cores of its own: then fewer than all tasks of the node share them.
+    usable = len(usable_cores())
+    on_node = int(os.environ.get("SLURM_CPUS_ON_NODE", usable))
+    return max(1, _tasks_on_node() * usable // on_node)
+
+
+def _tasks_on_node() -> int:
+    """Return how many tasks srun started on this node; 1 without srun."""
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_NTASKS_PER_NODE", "1")
+    # `2(x3),1` is two tasks on each of three nodes, and one on the fourth.
+    nodes = re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks)
+    each = [int(count) for count, times in nodes for _ in range(int(times or 1))]
+    node = int(os.environ.get("SLURM_NODEID", 0))
+    return each[node] if node < len(each) else each[0]
 
 
 def share_of_cores() -> int:
@@ -52,10 +68,12 @@ def contended(cores_of_others: float, threads: int) -> bool:
 
 
 def said_by_user(variable: str) -> bool:
-    """Return whether the user set an environment variable: it is in the environment of torchrun, this process's parent.
+    """Return whether the user set an environment variable.
 
-    torchrun sets some variables itself, for its children only.
+    torchrun, this process's parent, sets some variables itself, for its children only; srun sets none of them.
     """
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return variable in os.environ
     try:
         before = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -61,6 +61,36 @@ def test_processes_of_a_machine_share_its_cores(prepare, processes, cores, share
     assert prepare(cores=cores, LOCAL_WORLD_SIZE=str(processes)) == {"OMP_NUM_THREADS": str(share)}
 
 
+@pytest.mark.parametrize(
+    ("slurm", "share"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "4"}, "4"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x3)", "SLURM_NODEID": "2"}, "8"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2),2", "SLURM_NODEID": "1"}, "2"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2),2", "SLURM_NODEID": "2"}, "8"),
+        ({"SLURM_NTASKS_PER_NODE": "2"}, "8"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_NTASKS_PER_NODE": "2"}, "4"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4", "LOCAL_WORLD_SIZE": "2"}, "8"),  # torchrun in a task
+    ],
+)
+def test_tasks_of_srun_share_the_cores_of_their_node(prepare, slurm, share):
+    assert prepare(cores=16, SLURM_CPUS_ON_NODE="16", **slurm) == {"OMP_NUM_THREADS": share}
+
+
+def test_tasks_of_srun_that_are_bound_to_their_cores_use_them_all(prepare):
+    assert prepare(cores=4, SLURM_CPUS_ON_NODE="16", SLURM_STEP_TASKS_PER_NODE="4") == {}
+
+
+def test_without_srun_a_job_is_one_process(prepare):
+    assert prepare(cores=16, SLURM_CPUS_ON_NODE="16", SLURM_NTASKS="1", SLURM_STEP_TASKS_PER_NODE="1") == {}
+
+
+def test_the_threads_that_a_user_of_srun_sets_stay(monkeypatch):
+    """The parent of a task is srun's daemon, whose environment isn't the user's."""
+    monkeypatch.setattr(os, "environ", {"SLURM_STEP_TASKS_PER_NODE": "4", "OMP_NUM_THREADS": "3"})
+    assert threads.said_by_user("OMP_NUM_THREADS")
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the launcher's environment from /proc")
 @pytest.mark.parametrize(("user", "used"), [(None, "4"), ("1", "1"), ("3", "3")])
 def test_a_launchers_one_thread_is_not_the_users(user, used):
