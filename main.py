@@ -137,6 +137,8 @@ def check_scan(settings: RunSettings, backend: str) -> None:
 def open_run(settings: Settings, saved: dict | None, world: World, held: ExitStack) -> tuple[Settings, dict | None]:
     """Open the output directory, and read the checkpoint to continue, if any; the returned settings name it.
 
+    A directory that is made here is removed at the end if nothing was written into it.
+
     Raises:
         ValueError: The directory holds another run, or the checkpoint can't be read.
     """
@@ -144,11 +146,10 @@ def open_run(settings: Settings, saved: dict | None, world: World, held: ExitSta
         saved = checkpoint.load(settings.resume)
     if settings.output_dir and world.is_main:
         output_dir = Path(settings.output_dir)
+        held.enter_context(leaving_no_directory(output_dir))
         if settings.eval:
             make_directory(output_dir)
         else:
-            if settings.check:
-                held.enter_context(leaving_no_directory(output_dir))
             held.enter_context(open_directory(output_dir, settings.resume, settings.auto_resume))
     if settings.auto_resume:
         path, saved = checkpoint.newest(Path(settings.output_dir))

@@ -39,6 +39,19 @@ def error(run, capsys):
     return call
 
 
+@pytest.mark.parametrize("more", [(), ("--eval", "--resume", "{checkpoint}"), ("--check",)])
+def test_a_run_that_never_began_leaves_no_directory(error, trained, tmp_path, more):
+    more = [word.format(checkpoint=trained / "checkpoint.pth") for word in more]
+    error("--data-set", "FOLDER", "--data-path", tmp_path / "missing", "--output_dir", tmp_path / "new" / "run", *more)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_never_began_leaves_a_directory_that_was_there(error, tmp_path):
+    (tmp_path / "run").mkdir()
+    error("--data-set", "FOLDER", "--data-path", tmp_path / "missing", "--output_dir", tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 HOLD = """
 import os, sys, time
 from pathlib import Path
