@@ -1,4 +1,4 @@
-"""Pictures of where a trained model's tokens fuse, and how alike they are.
+"""Draw where a trained model's tokens fuse, and how alike they are.
 
 An image:        python visualize.py --resume output/checkpoint.pth --image cat.png --output_dir pictures
 A test image:    python visualize.py --resume output/checkpoint.pth --data-set FMNIST --index 3 --output_dir pictures

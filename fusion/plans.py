@@ -122,7 +122,7 @@ def _check(strategy: str, depth: int, layer: int | None, tokens: int, total: int
     if strategy != "no" and not fusing:
         raise ValueError(f"`strategy` {strategy} fuses after no layer of a model with {depth}")
     if fusing < 2 and schedule != "constant":
-        raise ValueError(f"`schedule` {schedule} has no effect if {fusing or 'no'} layer fuses")
+        raise ValueError(f"`schedule` {schedule} has no effect if {fusing or 'no'} layer fuses: leave it constant")
 
 
 def _check_layer(strategy: str, depth: int, layer: int | None) -> None:

@@ -49,7 +49,10 @@ def test_flags_make_the_plan(flags, plan):
         ("--fusion-strategy upper --fusion-token 1", "upper needs --fusion-layer, 0 to 5 for 6 layers"),
         ("--fusion-strategy all --fusion-token -1", "--fusion-token must be at least 0, not -1"),
         ("--fusion-strategy all --fusion-total 0", "fuses nothing without --fusion-token .* or --fusion-total"),
-        ("--fusion-schedule increasing", "--fusion-schedule increasing has no effect if no layer fuses"),
+        (
+            "--fusion-schedule increasing",
+            "--fusion-schedule increasing has no effect if no layer fuses: leave it constant",
+        ),
         ("--fusion-strategy all --fusion-keep 0.5 --fusion-cost 0.7", "--fusion-keep and --fusion-cost exclude"),
         ("--fusion-plan 0,0,8,0,3,1 --fusion-cost 0.7", "--fusion-plan says all"),
         ("--fusion-cost 0.7", "--fusion-cost 0.7 fuses nothing under --fusion-strategy no"),

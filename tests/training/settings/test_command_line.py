@@ -208,6 +208,7 @@ def test_a_tilde_is_home_also_where_no_shell_replaced_it(tmp_path, monkeypatch):
 
 
 TRAINED = "--fusion-strategy all --fusion-token 2 --fusion-order concat "
+SCHEDULED = "--fusion-strategy upper --fusion-layer 1 --fusion-total 8 --fusion-schedule increasing"
 
 
 @pytest.mark.parametrize(
@@ -228,6 +229,9 @@ TRAINED = "--fusion-strategy all --fusion-token 2 --fusion-order concat "
         ),
         (TRAINED + "--fusion-match random", "--fusion-distance l1", {"match": "similar", "order": "concat"}),
         ("--fusion-plan 2,1", "--fusion-strategy no", {"plan": None}),
+        (SCHEDULED, "--fusion-layer 2", {"layer": 2, "schedule": "increasing", "total": 8}),
+        (SCHEDULED, "--fusion-layer 5 --fusion-schedule constant", {"layer": 5, "schedule": "constant", "total": 8}),
+        (SCHEDULED, "--fusion-total 4", {"layer": 1, "schedule": "increasing", "total": 4}),
         ("--fusion-plan 2,1", "--fusion-order concat", {"plan": "2,1"}),
     ],
 )
