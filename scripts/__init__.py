@@ -1,1 +1,1 @@
-"""Programs and shell scripts that people run: set-up, tables, evaluations, benchmarks."""
+"""Programs and shell scripts that people run: set-up, tables, evaluations, searches, benchmarks."""
