@@ -25,7 +25,7 @@ from training.data.transforms import build_transform
 from training.runtime.distributed import init_world
 from training.runtime.randomness import seed_all
 from training.settings.checkpoint import CheckpointSettings
-from training.settings.failure import in_one_line
+from training.settings.failure import in_one_line, tell
 from training.settings.flag import flag
 from training.settings.images import CropSettings
 from training.settings.kinds import positive
@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--resume {settings.resume}: has no head to classify with")
         settings = with_image_size(settings, model)
         fuse(model, settings)
+        tell(settings.notes, PROGRAM)
         device = init_world(settings.device).device
     names = class_names(saved, model.num_classes)
     transform, unread = build_transform(False, settings), 0

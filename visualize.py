@@ -27,7 +27,7 @@ from training.build.weights import restore
 from training.data import decoding
 from training.data.loaders import spread
 from training.settings.checkpoint import CheckpointSettings
-from training.settings.failure import in_one_line
+from training.settings.failure import in_one_line, tell
 from training.settings.flag import flag
 from training.settings.images import DataSettings
 from training.settings.kinds import count, path, positive
@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         model = restore(settings, saved)
         settings = with_image_size(settings, model)
         fuse(model, settings)
+        tell(settings.notes, PROGRAM)
         test_set = None if settings.image else build_test_set(settings)
         layers = chosen_layers(settings.layers, model)
         output_dir = Path(settings.output_dir)

@@ -10,7 +10,18 @@ from importlib import import_module
 from typing import Any
 
 from fusion.method import CHOICES, Method
-from fusion.plans import SCHEDULES, STRATEGIES, format_counts, largest, parse_plan, plan, token_counts, total_to_keep
+from fusion.plans import (
+    LAYERED,
+    SCHEDULES,
+    STRATEGIES,
+    clip,
+    format_counts,
+    largest,
+    parse_plan,
+    plan,
+    token_counts,
+    total_to_keep,
+)
 
 # Names and their modules, which need PyTorch: they are imported when first used, so that flags are read without it.
 _NEED_PYTORCH = {
@@ -33,9 +44,11 @@ _NEED_PYTORCH = {
 
 __all__ = [
     "CHOICES",
+    "LAYERED",
     "SCHEDULES",
     "STRATEGIES",
     "Method",
+    "clip",
     "format_counts",
     "largest",
     "parse_plan",

@@ -17,6 +17,7 @@ _FUSING_LAYERS = {
     "upper": lambda depth, layer: range(layer, depth),
 }
 STRATEGIES = tuple(_FUSING_LAYERS)
+LAYERED = ("lower", "upper")  # strategies that need a layer
 
 # Weight of a layer by its place among those that fuse, from 0, the first, to 1, the last (as ToMe, arXiv 2210.09461).
 _WEIGHTS = {
@@ -84,6 +85,15 @@ def amounts_that_fit(make_plan: Callable[[int], Sequence[int]], patches: int) ->
 def largest(make_plan: Callable[[int], Sequence[int]], patches: int) -> int:
     """Return the largest amount (tokens of a layer, or in all) whose plan fits so many patches; 0 if none does."""
     return max(amounts_that_fit(make_plan, patches), default=0)
+
+
+def clip(plan: Sequence[int], patches: int) -> tuple[int, ...]:
+    """Return the plan with no layer fusing more than half of the patch tokens that earlier layers leave it."""
+    clipped = []
+    for amount in plan:
+        clipped.append(min(amount, patches // 2))
+        patches -= clipped[-1]
+    return tuple(clipped)
 
 
 def token_counts(plan: Sequence[int], length: int) -> tuple[int, ...]:

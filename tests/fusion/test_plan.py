@@ -49,6 +49,31 @@ def test_counts_before_the_first_layer_and_after_each():
     )
 
 
+@given(st.lists(st.integers(0, 300), max_size=12), st.integers(0, 200))
+def test_a_clipped_plan_fuses_what_a_layer_can(plan, patches):
+    """Each layer as much as asked for, or half of the patches that are left."""
+    clipped, left = fusion.clip(plan, patches), patches
+    for asked, fused in zip(plan, clipped, strict=True):
+        assert fused == min(asked, left // 2)
+        left -= fused
+    assert fusion.clip(clipped, patches) == clipped
+
+
+def test_clipping_changes_no_plan_that_fits():
+    plan = fusion.plan("upper", 24, layer=4, tokens=8)
+    assert fusion.clip(plan, 196) == plan
+
+
+def test_strategies_with_a_layer_need_one():
+    for strategy in fusion.STRATEGIES:
+        tokens = 0 if strategy == "no" else 1
+        if strategy in fusion.LAYERED:
+            with pytest.raises(ValueError, match="needs `layer`"):
+                fusion.plan(strategy, DEPTH, tokens=tokens)
+        else:
+            assert len(fusion.plan(strategy, DEPTH, tokens=tokens)) == DEPTH
+
+
 @given(
     st.sampled_from([("all", None), ("interleaved", None), ("lower", 4), ("upper", 2)]),
     st.integers(1, 100),

@@ -83,6 +83,14 @@ def test_scores_are_those_of_main(trained, evaluated, tmp_path):
     assert row["loss"] == pytest.approx(scores["loss"])
 
 
+def test_the_runs_own_plan_is_clipped_as_it_was(trained, evaluated, tmp_path):
+    saved = torch.load(trained / "checkpoint.pth", weights_only=True)
+    saved["settings"] |= {"fusion_token": 7, "fusion_clip": True}
+    torch.save(saved, tmp_path / "clipped.pth")
+    rows, _ = evaluated(checkpoints=[tmp_path / "clipped.pth"])
+    assert (rows["own"]["fused"], rows["own"]["left"]) == ("13", "4")  # 7, then 4 of 9 and 2 of 5 patches
+
+
 def test_models_of_two_sizes(trained, images, evaluated, tmp_path):
     flags = "--data-set FOLDER --no-aug --mixup 0 --cutmix 0 --no-model-ema --epochs 1 --batch-size 8 --num_workers 0"
     more = ["--data-path", str(images), "--output_dir", str(tmp_path / "larger"), "--input-size", "12"]

@@ -32,7 +32,7 @@ def fuse(model: VisionMamba, settings: FusionSettings) -> None:
     try:
         fusion.inject(model, plan, method)
     except ValueError as error:
-        raise ValueError(f"{error}{_most(settings, model)}") from None
+        raise ValueError(f"{error}{_most(settings, model)}; --fusion-clip fuses as many as a layer can") from None
 
 
 def fusion_plan(settings: FusionPlanSettings, model: VisionMamba, method: fusion.Method) -> tuple[int, ...]:
@@ -44,11 +44,16 @@ def fusion_plan(settings: FusionPlanSettings, model: VisionMamba, method: fusion
         method: How tokens will fuse.
 
     Returns:
-        How many tokens fuse in each layer.
+        How many tokens fuse in each layer, with --fusion-clip at most half of the layer's.
 
     Raises:
         ValueError: Flags contradict one another.
     """
+    plan = _unclipped(settings, model, method)
+    return fusion.clip(plan, model.patch_embed.num_patches) if settings.fusion_clip else plan
+
+
+def _unclipped(settings: FusionPlanSettings, model: VisionMamba, method: fusion.Method) -> tuple[int, ...]:
     depth, patches = len(model.layers), model.patch_embed.num_patches
     amounts = {
         "token": settings.fusion_token or None,

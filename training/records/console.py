@@ -62,6 +62,7 @@ def print_overview(
         ("scan", f"{scan.name} backend ({scan.reason})"),
         ("fusion", f"{_strategy(settings, facts)}; tokens before layer 0 and after each layer:"),
         ("", format_counts(facts.token_counts)),
+        *(("note", note) for note in settings.notes),
         ("cost", f"{facts.flops / 1e6:,.0f} million multiply-adds an image, forward{_share(facts, model)}"),
     ]
     if not settings.eval:
@@ -113,8 +114,9 @@ def _recipe(settings: Settings, facts: Facts) -> str:
 
 
 def _strategy(settings: FusionSettings, facts: Facts) -> str:
+    rest = (", at most half of a layer's" if settings.fusion_clip else "") + _method(settings)
     if settings.fusion_plan:
-        return f"by --fusion-plan{_method(settings)}"
+        return f"by --fusion-plan{rest}"
     where = {"upper": f" from layer {settings.fusion_layer}", "lower": f" below layer {settings.fusion_layer}"}
     fused = facts.token_counts[0] - facts.token_counts[-1]
     amount = (
@@ -125,7 +127,7 @@ def _strategy(settings: FusionSettings, facts: Facts) -> str:
         else ""
     )
     schedule = f", {settings.fusion_schedule}" if settings.fusion_schedule != "constant" else ""
-    return f"{settings.fusion_strategy}{where.get(settings.fusion_strategy, '')}{amount}{schedule}{_method(settings)}"
+    return f"{settings.fusion_strategy}{where.get(settings.fusion_strategy, '')}{amount}{schedule}{rest}"
 
 
 def _share(facts: Facts, model: nn.Module) -> str:

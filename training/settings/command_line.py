@@ -10,12 +10,15 @@ from training.settings.conflicts import conflicts
 from training.settings.over_run import parse_over
 from training.settings.parser import Parser
 from training.settings.settings import DEFAULT_RECIPE, RECIPES, Settings
+from training.settings.unused import accept_published, set_aside
 
 
 def get_args_parser(settings: type[Settings] = Settings) -> Parser:
     """Build the parser of main.py."""
     about = "Train Vision Mamba with token fusion. Words of a flag may be joined by - or _."
-    return Parser(settings, "main.py", about, usage="python main.py [FLAGS]")
+    parser = Parser(settings, "main.py", about, usage="python main.py [FLAGS]")
+    accept_published(parser)
+    return parser
 
 
 def parse_args(argv: list[str] | None = None, parser: Parser | None = None, run: dict | None = None) -> Settings:
@@ -28,13 +31,13 @@ def parse_args(argv: list[str] | None = None, parser: Parser | None = None, run:
     """
     parser = parser or get_args_parser()
     argv = sys.argv[1:] if argv is None else argv
-    given = parser.read(argv)
+    given, said = parser.read(argv), parser.said(argv)
     if given.config:
         argv = [*read_config(parser, "--config", given.config, argv), *argv]
         given = parser.read(argv)
     if given.recipe != DEFAULT_RECIPE:
         argv = [*read_config(parser, "--recipe", RECIPES / f"{given.recipe}.yaml", argv), *argv]
-    settings = parser.read(argv) if run is None else parse_over(parser, argv, run)
+    settings = set_aside(parser.read(argv), said) if run is None else parse_over(parser, argv, run)
     for message in conflicts(settings):
         parser.error(f"argument {message}")
     return settings

@@ -32,6 +32,12 @@ def fail(message: object, *, code: int = 2, met_by: str = "all", program: str = 
     sys.exit(code)
 
 
+def tell(notes: Iterable[str], program: str) -> None:
+    """Print notes beside the program's results, on the stream of errors, after its name."""
+    for note in notes:
+        print(f"{program}: {note}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def in_one_line(*, met_by: str = "all", program: str = "main.py") -> Iterator[None]:
     """End the program with one line on a ValueError or OSError (a wrong flag or file); arguments as in fail."""

@@ -29,6 +29,7 @@ class Flag:
         cost: Time and memory can be compared only between runs with the same value.
         shown: TensorBoard's table of runs has a column for it.
         repeated: A run that is made from another run's settings takes it over.
+        noted: Parsing notes it; no flag gives it.
     """
 
     help: str = ""
@@ -51,6 +52,7 @@ class Flag:
     cost: bool = False
     shown: bool = False
     repeated: bool = True
+    noted: bool = False
 
 
 def flag(default: Any, help: str, kind: Callable[[str], Any] | None = None, **more) -> Any:
@@ -89,6 +91,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
     """Add the flags of a settings dataclass to a parser, in groups by the TITLE of their classes."""
     groups = {None: parser}
     for each, told in flags(settings):
+        if told.noted:
+            continue
         title = _title(settings, each.name)
         if title not in groups:
             groups[title] = parser.add_argument_group(title)

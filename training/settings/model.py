@@ -141,6 +141,14 @@ class FusionPlanSettings:
         follows="fusion_strategy",
         amount=True,
     )
+    fusion_clip: bool = flag(
+        False,
+        "fuse half of a layer's patch tokens if it is to fuse more, instead of an error",
+        follows="fusion_strategy",
+    )
+    notes: Sequence[str] = flag(
+        (), "what became of flags that the command line gives without use", noted=True, compared=False, repeated=False
+    )
 
 
 def _choice(name: str, help: str) -> Any:

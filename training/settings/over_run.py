@@ -7,6 +7,7 @@ from typing import Any
 from training.settings.flag import groups, names
 from training.settings.model import FusionMethodSettings, FusionPlanSettings
 from training.settings.parser import Parser
+from training.settings.unused import set_aside
 
 AMOUNTS = set(names(FusionPlanSettings, amount=True))
 METHODS = set(names(FusionMethodSettings))
@@ -24,7 +25,7 @@ def parse_over(parser: Parser, argv: list[str] | None, run: dict, source: str | 
 
     If the command line names another model, data set or strategy, nothing of that group is taken over. If it names an
     amount of fusion, no amount is taken over. A method of fusion that would have no effect with the flags given is not
-    taken over either.
+    taken over either. Flags of fusion that are of no use then are set aside.
 
     Args:
         parser: Of all flags.
@@ -38,7 +39,8 @@ def parse_over(parser: Parser, argv: list[str] | None, run: dict, source: str | 
     given, said = parser.read(argv), parser.said(argv)
     what = f"{source or f'--resume {given.resume}'}: its setting"
     taken = {name: value for name, value in taken_over(given, said, run).items() if name not in said}
-    return replace(given, **{name: parser.as_said(name, value, f"{what} {name}") for name, value in taken.items()})
+    taken = {name: parser.as_said(name, value, f"{what} {name}") for name, value in taken.items()}
+    return set_aside(replace(given, **taken), said)
 
 
 def taken_over(given: Any, said: set[str], run: dict) -> dict:

@@ -44,8 +44,12 @@ class Parser(argparse.ArgumentParser):
         args = [self._spelling(arg) for arg in (sys.argv[1:] if args is None else args)]
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unknown argument {unknown[0]}{nearest(unknown[0], self._option_string_actions)}")
+            self.error(f"unknown argument {unknown[0]}{nearest(unknown[0], self._shown())}")
         return namespace
+
+    def _shown(self) -> list[str]:
+        """Return the flags that --help shows."""
+        return [flag for flag, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS]
 
     def _spelling(self, arg: str) -> str:
         """Return a word of a command line with the flag's registered spelling, whether - or _ joins its words."""
@@ -86,7 +90,7 @@ class Parser(argparse.ArgumentParser):
         flag = self._flag(name)
         action = self._option_string_actions.get(flag)
         if action is None:
-            raise ValueError(f"unknown {name}{nearest(flag, self._option_string_actions)}")
+            raise ValueError(f"unknown {name}{nearest(flag, self._shown())}")
         if action.type is key_value and isinstance(value, dict):
             value = [f"{key}={part}" if isinstance(part, str) else part for key, part in value.items()]
         if not all(isinstance(part, str) for part in (value if isinstance(value, list) else [value])):
@@ -117,6 +121,8 @@ class Parser(argparse.ArgumentParser):
         action = next(action for action in self._actions if action.dest == name)
         if value is None and action.default is None:
             return None
+        if action.nargs == 0 and isinstance(value, bool):
+            return value
         parts = value if isinstance(value, list | tuple) else [value]
         several = action.nargs is not None
         if several != (parts is value) or not parts or not all(isinstance(part, str | int | float) for part in parts):

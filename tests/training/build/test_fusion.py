@@ -3,7 +3,8 @@
 import pytest
 
 import fusion
-from training.build.fusion import fuse, fusion_method, fusion_plan
+from fusion.injection import injected_plan
+from training.build.fusion import fuse, fusion_method, fusion_plan, token_counts
 from training.build.model import build_model
 from training.settings.command_line import parse_args
 
@@ -105,7 +106,8 @@ def test_an_amount_that_is_too_large_names_the_largest(strategy, amount, largest
         args = parse_args(f"{TINY} --fusion-strategy {strategy} {flag} {value}".split())
         return fuse(build_model(args), args)
 
-    with pytest.raises(ValueError, match=rf"can fuse at most \d, not \d+; the {least} {flag} here is {largest}$"):
+    told = rf"can fuse at most \d, not \d+; the {least} {flag} here is {largest}; --fusion-clip "
+    with pytest.raises(ValueError, match=told):
         fuse_by(amount.split()[1])
     fuse_by(largest)
     with pytest.raises(ValueError, match=flag):
@@ -114,5 +116,24 @@ def test_an_amount_that_is_too_large_names_the_largest(strategy, amount, largest
 
 def test_an_impossible_plan_names_the_layer():
     args = parse_args(["--fusion-plan", "8,5,0,0,0,0"])
-    with pytest.raises(ValueError, match="layer 1 has 8 patch tokens and can fuse at most 4, not 5$"):
+    told = "layer 1 has 8 patch tokens and can fuse at most 4, not 5; --fusion-clip fuses as many as a layer can$"
+    with pytest.raises(ValueError, match=told):
         fuse(build_model(args), args)
+
+
+@pytest.mark.parametrize(
+    ("flags", "plan"),
+    [
+        ("--fusion-strategy all --fusion-token 4", (4, 4, 4, 2, 1, 0)),
+        ("--fusion-strategy upper --fusion-layer 4 --fusion-total 40", (0, 0, 0, 0, 8, 4)),
+        ("--fusion-plan 8,5,0,0,0,1", (8, 4, 0, 0, 0, 1)),
+        ("--fusion-strategy all --fusion-token 2", (2, 2, 2, 2, 2, 2)),
+    ],
+)
+def test_too_large_an_amount_is_clipped_if_asked_for(flags, plan):
+    """To half of the patches that are left: 16, 12, 8, 4, 2 and 1 in the first."""
+    args = parse_args(f"{TINY} {flags} --fusion-clip".split())
+    model = build_model(args)
+    fuse(model, args)
+    assert injected_plan(model) == plan
+    assert token_counts(model) == fusion.token_counts(plan, 17)

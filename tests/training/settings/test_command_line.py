@@ -218,7 +218,7 @@ SCHEDULED = "--fusion-strategy upper --fusion-layer 1 --fusion-total 8 --fusion-
         (TRAINED, "--fusion-plan 0,0", {"order": "keep"}),
         (TRAINED, "--fusion-plan 0,1", {"order": "concat"}),
         (TRAINED, "--fusion-strategy no --fusion-plan 0,1", {"order": "concat"}),
-        (TRAINED, "--fusion-strategy no --fusion-order concat", {"order": "concat"}),
+        (TRAINED, "--fusion-strategy no --fusion-order concat", {"order": "keep"}),
         (TRAINED + "--fusion-average size", "--fusion-reduce prune", {"average": "mean", "order": "concat"}),
         (TRAINED + "--fusion-reduce prune", "--fusion-average size", {"reduce": "fuse", "order": "concat"}),
         (TRAINED + "--fusion-reduce prune", "--fusion-average mean", {"reduce": "prune"}),
