@@ -14,6 +14,7 @@ import numpy as np
 Plan = tuple[int, ...]
 STEPS = (1, 2, 4, 8, 16, 32)  # tokens that a greedy step adds to a layer
 WARMTH = 0.1  # of annealing at its start: the temperature's share of the least divergence so far
+CHAINS = 8  # candidates that are refined
 WHOLE = 0.4  # how often a layer gives all its tokens
 
 
@@ -24,7 +25,7 @@ class Found:
     Attributes:
         plan: The best plan within the budget.
         divergence: Its divergence.
-        start: The plan from which the local search started.
+        start: The best of the plans that were refined.
         start_divergence: Its divergence.
         alone: What fusing r tokens after one layer alone changes, by layer and r.
     """
@@ -45,13 +46,14 @@ def search(
     *,
     starts: Sequence[Plan] = (),
     seed: int = 0,
-    moves: int = 300,
+    moves: int = 600,
 ) -> Found:
     """Search for the plan of least divergence whose cost is within the budget.
 
     Each layer is measured alone. As if what layers change added up, a plan grows step by step by the tokens that change
-    least for what they save. The best of this plan and the given ones is then refined by annealing,
-    which measures whole plans.
+    least for what they save. This plan, plans that fuse the same share after each layer from some layer on, and the
+    given ones are the candidates. Annealing, which measures whole plans, refines the best of them by successive
+    halving (Jamieson and Talwalkar, arXiv 1502.07943): a few moves for many, then more for the better half.
 
     Args:
         divergence: May be called with a plan again, so one that takes long keeps what it found.
@@ -61,7 +63,7 @@ def search(
         patches: Patch tokens before the first layer.
         starts: Plans to consider too; those that cost more than the budget grow until they don't.
         seed: Determines the order in which moves are tried.
-        moves: Moves to try.
+        moves: Moves to try in all.
 
     Raises:
         ValueError: No plan is within the budget.
@@ -70,10 +72,17 @@ def search(
     if budget < least:
         raise ValueError(f"`budget` {budget:g} is less than any plan can reach: {least:g}")
     alone = [measure_alone(divergence, layer, depth, patches) for layer in range(depth - 1)]
-    grown = [grow(start, alone, cost, budget, patches) for start in ((0,) * depth, *starts)]
-    start = min(grown, key=divergence)
-    plan = anneal(start, divergence, cost, budget, patches, seed=seed, moves=moves)
-    return Found(plan, divergence(plan), start, divergence(start), alone)
+    candidates = ((0,) * depth, *geometric(cost, budget, depth, patches), *starts)
+    grown = {grow(plan, alone, cost, budget, patches) for plan in candidates}
+    plans = sorted(grown, key=lambda plan: (divergence(plan), plan))[:CHAINS]
+    start, rungs, draw = plans[0], len(plans).bit_length(), random.Random(seed)
+    for _ in range(rungs):
+        each = moves // rungs // len(plans)
+        refined = {
+            anneal(plan, divergence, cost, budget, patches, seed=draw.getrandbits(32), moves=each) for plan in plans
+        }
+        plans = sorted(refined, key=lambda plan: (divergence(plan), plan))[: max(len(plans) // 2, 1)]
+    return Found(plans[0], divergence(plans[0]), start, divergence(start), alone)
 
 
 def measure_alone(divergence: Callable[[Plan], float], layer: int, depth: int, patches: int) -> dict[int, float]:
@@ -85,6 +94,24 @@ def amounts(patches: int) -> list[int]:
     """Return about a geometric series of amounts, up to half of the patches."""
     series = {r for step in STEPS for r in (step, step + step // 2)}
     return sorted({r for r in series if r < patches // 2} | {patches // 2})
+
+
+def geometric(cost: Callable[[Plan], float], budget: float, depth: int, patches: int) -> list[Plan]:
+    """Return the plans within the budget that fuse the same share of the tokens after each layer from some layer on."""
+    found = []
+    for first in range(depth - 1):
+        plans = (fitted_share(percent / 100, first, depth, patches) for percent in range(1, 51))
+        found += [plan for plan in plans if cost(plan) <= budget][:1]
+    return found
+
+
+def fitted_share(share: float, first: int, depth: int, patches: int) -> Plan:
+    """Return the plan that fuses a share of the tokens after each layer from `first` on, but not after the last."""
+    amounts = [0] * depth
+    for layer in range(first, depth - 1):
+        amounts[layer] = int(share * patches)
+        patches -= amounts[layer]
+    return tuple(amounts)
 
 
 def thinnest(depth: int, patches: int) -> Plan:

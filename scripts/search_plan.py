@@ -65,7 +65,7 @@ class SearchChoices:
 
     cost: float = flag(..., "share of the multiply-adds to leave", number(float, 0, 1, above=True), metavar="S")
     images: int = flag(256, "training images that the search measures plans on", positive, metavar="N")
-    moves: int = flag(400, "plans to try after layers alone and strategies", count, metavar="N")
+    moves: int = flag(600, "moves of tokens between layers to try, whole plans measured", count, metavar="N")
     seed: int = flag(0, "what images and moves are drawn by", count, metavar="N")
     test_images: int | None = flag(
         None, "test images for the table, spread over the data set; all if not given", positive, metavar="N"
@@ -151,7 +151,7 @@ def find_plans(
     """Search, and return the plans to compare by name: no fusion, each strategy, and the one that was found."""
     strategies = dict(fused.strategies(settings.cost))
     alone = (fused.depth - 1) * len(amounts(fused.patches))
-    divergence = Divergence(fused, batches, findings, alone + len(strategies) + settings.moves)
+    divergence = Divergence(fused, batches, findings, alone + 2 * len(strategies) + settings.moves)
     with naming_flags({"budget": "--cost"}):
         found = search(
             divergence,

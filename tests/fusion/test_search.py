@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.plans import token_counts
-from fusion.search import anneal, grow, measure_alone, search, thinnest
+from fusion.search import anneal, geometric, grow, measure_alone, search, thinnest
 
 DEPTH, PATCHES = 5, 16
 
@@ -72,8 +72,11 @@ def test_a_layer_that_costs_nothing_is_found():
 def test_refining_mends_what_adding_up_misses():
     """Layers 0 and 1 look cheap, each alone, and together change everything."""
     divergence = weighed([0.1, 0.1, 1, 9, 9], [1000, 0, 0, 0])
-    found = search(divergence, tokens_seen, DEPTH * PATCHES - 25, DEPTH, PATCHES)
-    assert found.start_divergence > 1000 > found.divergence
+    budget = DEPTH * PATCHES - 25
+    found = search(divergence, tokens_seen, budget, DEPTH, PATCHES)
+    added_up = grow((0,) * DEPTH, found.alone, tokens_seen, budget, PATCHES)
+    assert divergence(added_up) > 1000
+    assert found.divergence < found.start_divergence < divergence(added_up)
 
 
 def test_the_best_of_small_problems():
@@ -103,6 +106,13 @@ def test_another_seed_tries_moves_in_another_order():
 def test_a_budget_that_no_plan_reaches():
     with pytest.raises(ValueError, match=f"`budget` {LEAST - 1} is less than any plan can reach: {LEAST}"):
         search(weighed([1] * DEPTH), tokens_seen, LEAST - 1, DEPTH, PATCHES)
+
+
+def test_the_same_share_from_some_layer_on():
+    plans = geometric(tokens_seen, 60, DEPTH, PATCHES)
+    assert (0, 4, 3, 2, 0) in plans
+    assert all(tokens_seen(plan) <= 60 and fits(plan) for plan in plans)
+    assert len({next(layer for layer, r in enumerate(plan) if r) for plan in plans}) == len(plans)
 
 
 def test_layers_alone():
