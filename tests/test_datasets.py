@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchvision.datasets import CIFAR100, FashionMNIST, ImageFolder
 
 import datasets
+from tests.fashion import idx_bytes, write_fashion
 from training.settings.command_line import parse_args
 from training.settings.settings import Settings
 
@@ -74,22 +75,11 @@ def write_folder(root):
     return 6, 4, 2
 
 
-def idx_bytes(array):
-    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
-    return bytes((0, 0, 8, array.ndim)) + sizes + array.tobytes()
-
-
 def write_idx(root, compress=False, folder="."):
-    folder = root / folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, count in (("train", 6), ("t10k", 4)):
-        images = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = np.arange(count, dtype=np.uint8)
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            if compress:
-                (folder / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx_bytes(array)))
-            else:
-                (folder / f"{name}-{kind}-ubyte").write_bytes(idx_bytes(array))
+    for path in write_fashion(root / folder, train=6, test=4).glob("*-ubyte"):
+        if compress:
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
     return 6, 4, 10
 
 

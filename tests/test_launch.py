@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import main
+from tests.fashion import write_fashion
+from tests.forked import together
 from training.records.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text().replace("\\\n", "")  # commands of several lines are one
 README_COMMAND = re.search(r"^(python -m torch\.distributed\.launch .*)$", README, re.M)
-# Small and without anything random beside the seeded weights and order; 24 images of each batch make one epoch short.
+# Small and without anything random beside the seeded weights and order.
 PLAIN = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --drop-path 0 --num_workers 0".split()
 
 
@@ -83,21 +86,32 @@ def test_the_command_of_the_readme_trains(cifar, tmp_path):
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def test_two_processes_train_like_one(tmp_path):
-    """The same global batches give the same losses, and shared-out evaluation the same accuracy."""
-    common = ["--data-set", "DIGITS", "--epochs", "2", "--lr", "1e-3", "--unscale-lr", "--warmup-epochs", "0", *PLAIN]
-    for name, command in {
-        "one": ("main.py", "--batch-size", "360"),
-        "two": (*TORCHRUN, "main.py", "--batch-size", "180", "--dist-eval"),
-    }.items():
-        code, out, err = finish([*command, *common, "--output_dir", str(tmp_path / name)])
-        assert code == 0, err
-        assert ("180 x 2 processes = 360" in out) == (name == "two")
-        assert len(re.findall(r"^epoch 1/1: ", out, re.M)) == 1
-    one, two = (read_log(tmp_path / name / "log.txt") for name in ("one", "two"))
+TRAINED_ALIKE = ["--data-set", "FMNIST", "--lr", "1e-3", "--unscale-lr", "--warmup-epochs", "0", *PLAIN]
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory):
+    """Fashion-MNIST's files with images of 8x8 pixels: three steps of 48."""
+    return write_fashion(tmp_path_factory.mktemp("fashion"), train=144, test=60, side=8)
+
+
+def assert_alike(folder, *scores):
+    one, two = (read_log(folder / name / "log.txt") for name in ("one", "two"))
     for a, b in zip(one, two, strict=True):
-        for score in ("train_loss", "train_grad_norm", "test_loss", "test_acc1", "test_acc5"):
+        for score in scores:
             assert b[score] == pytest.approx(a[score], rel=1e-4), score
+
+
+def test_two_processes_train_like_one(fashion, tmp_path):
+    """The same global batches give the same losses, and shared-out evaluation the same accuracy."""
+    common = [*TRAINED_ALIKE, "--data-path", str(fashion), "--epochs", "2", "--output_dir"]
+    main.main([*common, str(tmp_path / "one"), "--batch-size", "48"])
+    two = ["main.py", *common, str(tmp_path / "two"), "--batch-size", "24", "--dist-eval"]
+    code, out, err = finish([*TORCHRUN, *two])
+    assert code == 0, err
+    assert "24 x 2 processes = 48" in out
+    assert len(re.findall(r"^epoch 1/1: ", out, re.M)) == 1
+    assert_alike(tmp_path, "train_loss", "train_grad_norm", "test_loss", "test_acc1", "test_acc5")
 
 
 @pytest.mark.parametrize(
@@ -109,32 +123,26 @@ def test_two_processes_train_like_one(tmp_path):
     ],
     ids=lambda flags: flags[0],
 )
-def test_two_processes_train_like_one_in_other_ways_too(tmp_path, flags):
-    common = ["--data-set", "DIGITS", "--epochs", "1", "--lr", "1e-3", "--unscale-lr", "--warmup-epochs", "0", *PLAIN]
-    size = 120 if "--grad-accum-steps" in flags else 360
-    for name, command in {
-        "one": ("main.py", "--batch-size", str(size)),
-        "two": (*TORCHRUN, "main.py", "--batch-size", str(size // 2)),
-    }.items():
-        code, _, err = finish([*command, *common, *flags, "--output_dir", str(tmp_path / name)])
-        assert code == 0, err
-    (one,), (two,) = (read_log(tmp_path / name / "log.txt") for name in ("one", "two"))
-    for score in ("train_loss", "train_grad_norm", "test_loss"):
-        assert two[score] == pytest.approx(one[score], rel=1e-4), score
+def test_two_processes_train_like_one_in_other_ways_too(fashion, tmp_path, flags):
+    common = [*TRAINED_ALIKE, "--data-path", str(fashion), "--epochs", "1", *flags, "--output_dir"]
+    size = 16 if "--grad-accum-steps" in flags else 48
+    main.main([*common, str(tmp_path / "one"), "--batch-size", str(size)])
+    together(2, [*common, str(tmp_path / "two"), "--batch-size", str(size // 2)])
+    assert_alike(tmp_path, "train_loss", "train_grad_norm", "test_loss")
 
 
-@pytest.mark.parametrize("url", ["env://", "tcp://127.0.0.1:{port}"])
-def test_several_processes_without_a_launcher(cifar, url, unused_port):
+def test_several_processes_without_a_launcher(cifar, unused_port):
     flags = ["--data-set", "CIFAR", "--data-path", str(cifar), "--epochs", "1", "--input-size", "8", *PLAIN]
-    code, out, err = finish(["main.py", "--world_size", "2", "--dist_url", url.format(port=unused_port), *flags])
+    url = f"tcp://127.0.0.1:{unused_port}"
+    code, out, err = finish(["main.py", "--world_size", "2", "--dist_url", url, *flags])
     assert code == 0, err
     assert "64 x 2 processes = 128" in out
 
 
-def test_two_processes_are_checked_together(tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    code, out, err = finish([*launcher, "main.py", *PLAIN, "--check", "--output_dir", str(tmp_path / "out")])
+def test_without_an_address_they_meet_by_themselves_and_are_checked_together(tmp_path):
+    code, out, err = finish(["main.py", "--world_size", "2", *PLAIN, "--check", "--output_dir", str(tmp_path / "out")])
     assert code == 0, err
+    assert "64 x 2 processes = 128" in out
     assert out.count("check      everything works") == 1
     assert out.count("training   one step in") == 1
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,8 @@
 
 import os
 import random
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,16 +15,18 @@ import torch
 
 import main
 import runner as run_module
-from tests.forked import Forked
+from tests.fashion import write_fashion
+from tests.forked import Forked, main_py, together
 from training.records.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 # All that is random is on: augmentation, repeats, mixup, drop path; an average of the weights; a rate for each
-# step, which takes two batches.
+# step, which takes two batches. An epoch has 12 steps.
 FLAGS = (
-    "--model vim_pico_patch2_8 --data-set DIGITS --batch-size 32 --grad-accum-steps 2 --drop-path 0.2 --drop 0.1"
+    "--model vim_pico_patch2_8 --data-set FMNIST --batch-size 4 --grad-accum-steps 2 --drop-path 0.2 --drop 0.1"
     " --num_workers 1 --sched-on-updates"
 ).split()
+EPOCHS = 3
 
 
 def final(folder):
@@ -41,28 +45,30 @@ def assert_same_end(folder, whole, processes=1):
     assert not list(folder.glob(".*.tmp"))
 
 
-def command(folder, *flags, epochs=3, launcher=()):
-    run = [sys.executable, *launcher, "main.py", *FLAGS, "--epochs", epochs, "--output_dir", folder, *flags]
-    return [str(part) for part in run]
+def words(folder, *flags, epochs=EPOCHS):
+    """The command line after main.py."""
+    found = [*FLAGS, "--data-path", os.environ["IMAGES"], "--epochs", epochs, "--output_dir", folder, *flags]
+    return [str(word) for word in found]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
+def _images_and_one_thread(tmp_path_factory):
     """Many processes come and go here, and sums must not depend on how many cores are free."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGES", str(write_fashion(tmp_path_factory.mktemp("images"), train=96, test=20, side=8)))
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 
 def start(*args, **kwargs):
     """Start main.py in a process without an interpreter's start and imports."""
-    return Forked(command(*args, **kwargs)[2:])
+    return Forked(words(*args, **kwargs))
 
 
-def launch(*args, **kwargs):
+def launch(*args, launcher=()):
     """Start main.py as people do."""
     return subprocess.Popen(
-        command(*args, **kwargs),
+        [sys.executable, *launcher, "main.py", *words(*args)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -78,10 +84,20 @@ def finish(process, code=0):
 
 def wait_for_steps(process):
     """Return when the process has said what it will run, which it does right before its first step."""
-    for line in process.stdout:
-        if line.startswith("output "):
-            return
-    raise AssertionError("it ended before it began")
+    assert any(line.startswith("output ") for line in process.stdout), "it ended before it began"
+
+
+def wait_for_checkpoint(folder):
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.pth").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def assert_saved_where_it_stopped(folder, out, name):
+    stopped = re.search(rf"{name}: stopped at epoch (\d+), step (\d+)", out)
+    saved = torch.load(folder / "checkpoint.pth", weights_only=True)
+    assert [saved["epoch"], saved["sums"]["steps"]] == [int(number) for number in stopped.groups()]
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +112,12 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [(1, 0), (1, 7), (0, 3), (2, 21)], ids=lambda stop: f"epoch{stop[0]}step{stop[1]}")
+@pytest.mark.parametrize("stop", [(1, 0), (1, 7), (0, 3), (2, 11)], ids=lambda stop: f"epoch{stop[0]}step{stop[1]}")
 def test_any_step_is_a_place_to_go_on_from(whole, tmp_path, monkeypatch, stop):
-    """In one process, so that the step is exact; 22 steps an epoch. Augmenting processes are started anew."""
+    """In one process, so that the step is exact. Augmenting processes are started anew."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    flags = command(tmp_path, "--save-steps", 1)[2:]
+    flags = words(tmp_path, "--save-steps", 1)
     save = run_module.save
 
     def save_and_stop(state, *args, **kwargs):
@@ -125,7 +141,7 @@ def test_killed_at_twenty_random_moments(whole, tmp_path):
     for _ in range(20):
         process = start(tmp_path, "--auto-resume", "--save-steps", 1)
         wait_for_steps(process)
-        time.sleep(generator.uniform(0, 0.8))
+        time.sleep(generator.uniform(0, 0.25))  # hardly any step, or a few: with all twenty, most of the training
         process.kill()
         process.wait()
         if (tmp_path / "checkpoint.pth").exists():
@@ -138,21 +154,19 @@ def test_killed_at_twenty_random_moments(whole, tmp_path):
 def test_a_signal_saves_and_exits(whole, tmp_path, number):
     process = start(tmp_path, "--auto-resume")
     wait_for_steps(process)
-    time.sleep(1)
+    time.sleep(0.2)  # less than an epoch, after which it would save anyway
     process.send_signal(number)
     asked = time.monotonic()
     out = finish(process, code=128 + number)
     assert time.monotonic() - asked < 10
-    assert f"{number.name}: stopped at epoch" in out
+    assert_saved_where_it_stopped(tmp_path, out, number.name)
     assert "Traceback" not in out
-    saved = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
-    assert saved["epoch"] or saved["sums"]["steps"]
     finish(start(tmp_path, "--auto-resume"))
     assert_same_end(tmp_path, whole)
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-TWO = ("--batch-size", 32, "--save-steps", 1)
+TWO = ("--batch-size", 2, "--save-steps", 1)
 
 
 def children(pid):
@@ -172,15 +186,14 @@ def children(pid):
 @pytest.fixture(scope="module")
 def whole_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole_two")
-    finish(launch(folder, *TWO, launcher=TORCHRUN))
+    together(2, words(folder, *TWO))
     return folder
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
 def test_a_rank_that_dies_ends_the_job_which_then_goes_on(whole_two, tmp_path):
     process = launch(tmp_path, *TWO, "--auto-resume", launcher=TORCHRUN)
-    wait_for_steps(process)
-    time.sleep(1)
+    wait_for_checkpoint(tmp_path)
     os.kill(children(process.pid)[1], signal.SIGKILL)
     died = time.monotonic()
     out, _ = process.communicate(timeout=100)
@@ -188,7 +201,7 @@ def test_a_rank_that_dies_ends_the_job_which_then_goes_on(whole_two, tmp_path):
     assert time.monotonic() - died < 40
     assert "Signal 9 (SIGKILL)" in out
 
-    finish(launch(tmp_path, *TWO, "--auto-resume", launcher=TORCHRUN))
+    together(2, words(tmp_path, *TWO, "--auto-resume"))
     assert_same_end(tmp_path, whole_two, processes=2)
 
 
@@ -196,8 +209,7 @@ def test_torchrun_starts_the_processes_again(whole_two, tmp_path, monkeypatch):
     # Restarted processes would find the addresses of the dead ones in a store that all attempts share.
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     process = launch(tmp_path, *TWO, "--auto-resume", launcher=(*TORCHRUN, "--max-restarts=1"))
-    wait_for_steps(process)
-    time.sleep(1)
+    wait_for_checkpoint(tmp_path)
     os.kill(children(process.pid)[1], signal.SIGKILL)
     finish(process)
     assert_same_end(tmp_path, whole_two, processes=2)
@@ -206,29 +218,26 @@ def test_torchrun_starts_the_processes_again(whole_two, tmp_path, monkeypatch):
 def test_a_signal_to_the_launcher_saves_too(whole_two, tmp_path):
     process = launch(tmp_path, *TWO[:2], "--auto-resume", launcher=TORCHRUN)
     wait_for_steps(process)
-    time.sleep(1)
+    time.sleep(0.2)
     process.terminate()
     out, _ = process.communicate(timeout=60)
-    assert "SIGTERM: stopped at epoch" in out
-    finish(launch(tmp_path, *TWO[:2], "--auto-resume", launcher=TORCHRUN))
+    assert_saved_where_it_stopped(tmp_path, out, "SIGTERM")
+    together(2, words(tmp_path, *TWO[:2], "--auto-resume"))
     torch.testing.assert_close(final(tmp_path), final(whole_two), rtol=0, atol=0)
+
+
+def with_small_files(size, *flags):
+    """Run main.py where a file of more bytes is an error."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size),) * 2)
+    main_py(*flags)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(whole, tmp_path):
     finish(start(tmp_path, epochs=1))
     before = (tmp_path / "checkpoint.pth").read_bytes()
-    limit = f"import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2},) * 2)"
-    program = f"{limit}; import sys, main; main.main(sys.argv[1:])"
-    flags = command(tmp_path, "--resume-anyway", "--auto-resume", "--save-steps", 1)[2:]
-    result = subprocess.run(
-        [sys.executable, "-c", program, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert "File too large" in result.stderr.splitlines()[-1]
+    flags = words(tmp_path, "--resume-anyway", "--auto-resume", "--save-steps", 1)
+    out = finish(Forked([str(len(before) // 2), *flags], with_small_files), code=1)
+    assert "File too large" in out.splitlines()[-1]
     assert (tmp_path / "checkpoint.pth").read_bytes() == before
     finish(start(tmp_path, "--auto-resume"))
     assert_same_end(tmp_path, whole)
@@ -247,37 +256,19 @@ def test_the_newest_good_checkpoint_is_taken(whole, tmp_path):
     assert "--auto-resume" in finish(start(tmp_path, "--auto-resume"), code=2)
 
 
-@pytest.fixture
-def fashion(tmp_path):
-    """A folder with one image a class in files of Fashion-MNIST's kind and names, under fashion/."""
-    folder = tmp_path / "fashion"
-    folder.mkdir()
-    images, labels = torch.zeros(10, 28, 28, dtype=torch.uint8), torch.arange(10, dtype=torch.uint8)
-    for name in ("train", "t10k"):
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = bytes((0, 0, 0x08, array.ndim)) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-            (folder / f"{name}-{kind}-ubyte").write_bytes(header + array.numpy().tobytes())
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        (("--batch-size", 16), "--batch-size was 32 and is 16"),
+        (("--batch-size", 2), "--batch-size was 4 and is 2"),
         (("--seed", 5), "--seed was 0 and is 5"),
         (("--no-repeated-aug",), "--repeated-aug was True and is False"),
         (("--fusion-strategy", "all", "--fusion-token", 1), "the fusion plan's tokens was (17, 17"),
-        (
-            ("--data-set", "FMNIST", "--data-path", "fashion", "--input-size", 8),
-            "--data-set was DIGITS and is FMNIST",
-        ),
+        (("--data-set", "DIGITS"), "--data-set was FMNIST and is DIGITS"),
     ],
 )
-def test_what_would_change_the_end_is_refused(whole, fashion, capsys, monkeypatch, changed, complaint):
-    monkeypatch.chdir(fashion)
-    flags = command(whole, "--auto-resume", *changed, epochs=4)[2:]
+def test_what_would_change_the_end_is_refused(whole, capsys, changed, complaint):
     with pytest.raises(SystemExit) as exit_:
-        main.main(flags)
+        main.main(words(whole, "--auto-resume", *changed, epochs=EPOCHS + 1))
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
@@ -287,30 +278,32 @@ def test_what_would_change_the_end_is_refused(whole, fashion, capsys, monkeypatc
 def test_resume_anyway(whole, tmp_path):
     for name in ("checkpoint.pth", "log.txt"):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
-    finish(start(tmp_path, "--auto-resume", "--resume-anyway", "--batch-size", 32, epochs=4))
-    assert [line["epoch"] for line in read_log(tmp_path / "log.txt")] == [0, 1, 2, 3]
+    finish(start(tmp_path, "--auto-resume", "--resume-anyway", "--batch-size", 2, epochs=EPOCHS + 1))
+    assert [line["epoch"] for line in read_log(tmp_path / "log.txt")] == [*range(EPOCHS + 1)]
 
 
-def test_accuracy_does_not_depend_on_the_number_of_processes(whole):
+def test_accuracy_does_not_depend_on_the_number_of_processes(tmp_path):
     """360 test images in batches of 96 or 60, over 1, 2 and 3 processes."""
+    digits = ["--data-set", "DIGITS", "--output_dir", str(tmp_path)]
+    quick = "--epochs 1 --warmup-epochs 0 --lr 3e-3 --unscale-lr --batch-size 360 --no-aug --num_workers 0".split()
+    finish(Forked([*digits, *quick]))
+    evaluation = [*digits, "--eval", "--dist-eval", "--resume", str(tmp_path / "checkpoint.pth"), "--batch-size"]
     found = set()
     for processes, batch in ((1, 64), (2, 64), (3, 40)):
-        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
-        flags = ("--eval", "--dist-eval", "--resume", whole / "checkpoint.pth", "--batch-size", batch)
-        out = finish(launch(whole, *flags, launcher=launcher))
+        out = together(processes, [*evaluation, str(batch)])
         found.add(tuple(line.split(", loss")[0] for line in out.splitlines() if "top-5" in line))
     assert len(found) == 1
     assert len(found.pop()) == 2
 
 
-def test_deterministic_asks_pytorch_for_it(tmp_path):
-    program = "import torch, main; main.main({}); print(torch.are_deterministic_algorithms_enabled())"
-    flags = command(tmp_path, "--deterministic", epochs=1)[2:]
-    for given, expected in ((flags, "True"), ([flag for flag in flags if flag != "--deterministic"], "False")):
-        out = subprocess.run(
-            [sys.executable, "-c", program.format([*given, "--output_dir", ""])],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert out.stdout.splitlines()[-1] == expected
+@pytest.mark.parametrize("flags", [(), ("--deterministic",)], ids=len)
+def test_deterministic_asks_pytorch_for_it(flags, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # which a run sets
+    before = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(False)
+    try:
+        main.main(words("", *flags, epochs=1))
+        assert torch.are_deterministic_algorithms_enabled() == bool(flags)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = before

@@ -1,7 +1,5 @@
 """Two real processes, started once for all tests here: what one of them meets, both act on."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 import main
 import runner
 from engine import train_one_epoch
+from tests.forked import together
 from training.runtime.distributed import init_world
 from training.runtime.memory import PeakMemory
 from training.step.epoch import Batches, Learner, StepOptions
 from training.step.objectives import Classification
 from training.step.sums import BadSteps
 
-ROOT = Path(__file__).parents[1]
 BAD_RANK = 1
 QUICK = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --drop-path 0 --num_workers 0 --batch-size 64"
 
@@ -84,25 +82,16 @@ def scenarios(world, folder):
     }
 
 
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    here = init_world("cpu")
-    torch.save(scenarios(here, place), place / f"{here.rank}.pt")
+def save_scenarios(folder):
+    world = init_world("cpu")
+    torch.save(scenarios(world, Path(folder)), Path(folder) / f"{world.rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each scenario gave, on both processes."""
     folder = tmp_path_factory.mktemp("two")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = subprocess.run(
-        [*launcher, "-m", "tests.test_two_processes", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    together(2, [str(folder)], save_scenarios)
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     return {name: (first[name], second[name]) for name in first}
 

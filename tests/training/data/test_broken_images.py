@@ -1,10 +1,6 @@
 """--skip-bad-images: what can't be read is passed over, named and counted."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +8,11 @@ import torch
 import engine
 import main
 import runner as run_module
+from tests.forked import together
 from training.data.broken_images import SkipBroken, collate_readable
 from training.records.runs import read_log
 from training.runtime.distributed import World
 from training.step.sums import EpochSums
-
-ROOT = Path(__file__).parents[3]
 
 FLAGS = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --skip-bad-images".split()
 
@@ -123,9 +118,7 @@ def test_images_weigh_the_same_whichever_process_has_them(broken, tmp_path):
     plain = "--drop-path 0 --opt sgd --lr 0.05 --unscale-lr --warmup-epochs 0 --epochs 2 --num_workers 0".split()
     data = ["--data-set", "FOLDER", "--data-path", str(broken), *FLAGS, *plain]
     main.main([*data, "--batch-size", "8", "--output_dir", str(tmp_path / "one")])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "main.py"]
-    command = [*launcher, *data, "--batch-size", "4", "--output_dir", str(tmp_path / "two")]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    together(2, [*data, "--batch-size", "4", "--output_dir", str(tmp_path / "two")])
     one, two = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True)["model"] for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
     for name in ("one", "two"):
