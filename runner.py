@@ -190,7 +190,9 @@ def saving_when_interrupted(world: World, state: TrainingState, output_dir: Path
                 save(state, output_dir)
             if world.is_main:
                 where = f"stopped at epoch {state.epoch}, step {state.sums.steps}"
-                print(f"{interruption.signal}: {where}{'; --auto-resume goes on' if output_dir else ''}", flush=True)
+                print(
+                    f"{interruption.signal}: {where}{'; continue with --auto-resume' if output_dir else ''}", flush=True
+                )
             sys.exit(interruption.exit_code)
 
 

@@ -1,4 +1,4 @@
-"""python -m ssm: which backends of the scan run here, how exact and how fast they are, and what mends the others."""
+"""Show which backends of the scan run here (python -m ssm), their errors and times, and what the rest would need."""
 
 import argparse
 import platform

@@ -26,8 +26,8 @@ FLAGS = [
     ("stray", "unknown argument stray"),
     # types and ranges
     ("--batch-size 0", "--batch-size: must be 1 or more, not 0"),
-    ("--batch-size eight", "'eight' is no whole number"),
-    ("--batch-size 2.5", "'2.5' is no whole number"),
+    ("--batch-size eight", "'eight' is not a whole number"),
+    ("--batch-size 2.5", "'2.5' is not a whole number"),
     ("--lr 0", "--lr: must be above 0, not 0"),
     ("--lr nan", "--lr: must be above 0"),
     ("--drop-path 1.5", "--drop-path: must be 0 to 1, not 1.5"),
@@ -80,7 +80,7 @@ FLAGS = [
     ("--distillation-type hard --teacher-model resnet81 --teacher-path x.pth", "did you mean resnet18"),
     ("--layer-decay 1.5", "--layer-decay: must be"),
     ("--config gone.yaml", "--config: gone.yaml: "),
-    ("--finetune a.pth --resume b.pth", "--finetune: starts from new"),
+    ("--finetune a.pth --resume b.pth", "--finetune: starts a new run"),
     ("--pretrained --finetune b.pth", "--pretrained: starts from published weights"),
     ("--pretrained --resume b.pth", "--pretrained: starts from published weights"),
     ("--finetune-ema", "--finetune-ema: has no effect without --finetune FILE or --pretrained"),
@@ -99,7 +99,7 @@ FLAGS = [
     ("--model resnet18", "--model resnet18: no such name"),
     ("--opt adamv", "--opt adamv: no such name, did you mean"),
     ("--opt adahessian", "--opt adahessian: needs gradients of gradients"),
-    ("--model-kwargs depth", "--model-kwargs: 'depth' is no KEY=VALUE"),
+    ("--model-kwargs depth", "--model-kwargs: 'depth' is not KEY=VALUE"),
     ("--model-kwargs dept=3", "--model-kwargs dept: no such name, did you mean depth"),
     ("--model-kwargs img_size=16", "--model-kwargs img_size: is what --input-size gives"),
     ("--model-kwargs depth=0", "--model-kwargs depth=0: depth must be a whole number of at least 1, not 0"),
@@ -321,14 +321,14 @@ def an_output_directory_of_another_run(folder, images):
 
 
 def a_log_of_something_else(folder, images):
-    """log.txt: line 1 is no epoch of a run"""
+    """log.txt: line 1 is not an epoch of a run"""
     (folder / "run").mkdir()
     (folder / "run" / "log.txt").write_text("nothing\nhere\n")
     return "--output_dir", folder / "run"
 
 
 def a_log_that_is_not_text(folder, images):
-    """log.txt: line 1 is no epoch of a run"""
+    """log.txt: line 1 is not an epoch of a run"""
     (folder / "run").mkdir()
     (folder / "run" / "log.txt").write_bytes(bytes(range(256)))
     return "--output_dir", folder / "run"

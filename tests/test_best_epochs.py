@@ -205,5 +205,5 @@ def test_a_kept_epoch_is_resumed_from_if_no_other_checkpoint_can_be_read(run, sc
         (out / name).write_bytes(b"nothing")
     scored(36)
     printed = run("--epochs", 3, "--checkpoint-hist", 2, "--auto-resume")
-    assert f"weights    {out}/checkpoint-1.pth, goes on at epoch 2" in printed
+    assert f"weights    {out}/checkpoint-1.pth, continues at epoch 2" in printed
     assert epochs_kept(out) == [1, 2]

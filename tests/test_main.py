@@ -146,7 +146,7 @@ def test_the_end_says_the_best_epoch_the_time_and_the_place_of_the_whole_run(run
     assert re.search(r"^epoch 0/1: .*, 1:0\d:\d\d left$", out, re.M)
     assert not re.search(r"^epoch 1/1: .* left$", out, re.M)
     out = run("--epochs", 3, "--output_dir", tmp_path, "--auto-resume")
-    assert f"weights    {tmp_path}/checkpoint.pth, goes on at epoch 2, step 0\n" in out
+    assert f"weights    {tmp_path}/checkpoint.pth, continues at epoch 2, step 0\n" in out
     end = rf"done: 3 epochs in 3:0\d:\d\d; best top-1 80.00 % in epoch 0; log.txt, .* are in {tmp_path}"
     assert re.fullmatch(end, out.splitlines()[-1])
 
@@ -167,7 +167,7 @@ def test_auto_resume_says_where_it_goes_on(run, tmp_path):
             run("--epochs", 1, "--save-steps", 1, "--output_dir", tmp_path)
     assert steps == [1]
     out = run("--epochs", 1, "--auto-resume", "--output_dir", tmp_path)
-    assert f"weights    {tmp_path}/checkpoint.pth, goes on at epoch 0, step 1\n" in out
+    assert f"weights    {tmp_path}/checkpoint.pth, continues at epoch 0, step 1\n" in out
     assert "weights    new\n" in run("--epochs", 1)
     assert f"weights    {tmp_path}/checkpoint.pth\n" in run("--eval", "--resume", tmp_path / "checkpoint.pth")
 
@@ -507,7 +507,9 @@ def test_finetuning_starts_from_weights_with_fusion_on(run, error, trained, tmp_
     assert "weights    new" in run("--epochs", 1)
     out = run("--finetune", checkpoint, "--epochs", 1, data=("--data-set", "DIGITS"))
     assert "with a new head for 10 classes" in out
-    assert "--finetune: starts from new, --resume goes on" in error("--finetune", checkpoint, "--resume", checkpoint)
+    assert "--finetune: starts a new run, --resume continues one" in error(
+        "--finetune", checkpoint, "--resume", checkpoint
+    )
     assert "does not fit" in error("--finetune", checkpoint, "--model", "vim_nano_patch4_32")
 
 

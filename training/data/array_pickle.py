@@ -58,17 +58,17 @@ def as_array(record: Record) -> np.ndarray:
         _, shape, dtype, is_fortran, data = record.state
         order = "F" if is_fortran else "C"
     if min(shape, default=0) < 0:
-        raise ValueError(f"{shape} is no shape")
+        raise ValueError(f"{shape} is not a shape")
     return np.frombuffer(_as_bytes(data), _as_dtype(dtype)).reshape(shape, order=order)
 
 
 def _as_dtype(record: Record) -> np.dtype:
     code = record.arguments[0]
     if record.name != "dtype" or not NUMBERS.fullmatch(code):
-        raise ValueError(f"{code!r} is no type of plain numbers")
+        raise ValueError(f"{code!r} is not a type of plain numbers")
     byte_order = record.state[1] if record.state else "="
     if byte_order not in ("<", ">", "=", "|"):
-        raise ValueError(f"{byte_order!r} is no order of bytes")
+        raise ValueError(f"{byte_order!r} is not an order of bytes")
     return np.dtype(byte_order + code)
 
 

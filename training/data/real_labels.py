@@ -67,8 +67,8 @@ def _read(path: str) -> list[list[int]]:
     except OSError as error:
         raise ValueError(error.strerror) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"is no JSON ({error})") from None
+        raise ValueError(f"is not JSON ({error})") from None
     are_lists = isinstance(labels, list) and all(isinstance(each, list) for each in labels)
     if not are_lists or not all(type(label) is int for label in chain(*labels)) or not any(labels):
-        raise ValueError("is no list with a list of labels for each image")
+        raise ValueError("is not a list with a list of labels for each image")
     return labels

@@ -87,7 +87,7 @@ def print_overview(
 
 def _start(settings: RunSettings, place: str) -> str:
     if settings.resume:
-        return place and f", goes on at {place}"
+        return place and f", continues at {place}"
     return f", no checkpoint in {settings.output_dir} yet" if settings.auto_resume else ""
 
 
@@ -177,7 +177,7 @@ def describe_end(records: list[dict], output_dir: str) -> str:
 def _shared(cores_of_others: float) -> str:
     if not contended(cores_of_others, torch.get_num_threads()):
         return ""
-    return f", processor shared: others took {cores_of_others:.1f} of {counted(len(usable_cores()), 'core')}"
+    return f", processor shared: other processes took {cores_of_others:.1f} of {counted(len(usable_cores()), 'core')}"
 
 
 def describe_evaluation(name: str, scores: dict) -> str:

@@ -117,6 +117,6 @@ def check_run(output_dir: Path, resumed_from: str, auto_resume: bool) -> None:
         )
     if auto_resume and epochs and not saved:
         raise ValueError(
-            f"--auto-resume: {log} holds {len(epochs)} epochs, and no checkpoint is there to go on from; "
+            f"--auto-resume: {log} holds {len(epochs)} epochs, and no checkpoint to continue from; "
             "remove it to start anew, or choose another directory"
         )

@@ -84,7 +84,7 @@ def read_log(path: Path) -> list[dict]:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if number == len(lines):
                 break
-            raise ValueError(f"{path}: line {number} is no epoch of a run") from None
+            raise ValueError(f"{path}: line {number} is not an epoch of a run") from None
         if len(epochs) > 1 and epochs[-1]["epoch"] <= epochs[-2]["epoch"]:
             before, here = (line["epoch"] for line in epochs[-2:])
             raise ValueError(f"{path}: line {number}: epoch {here} after epoch {before}, as where two runs wrote it")

@@ -72,7 +72,7 @@ def conflicts(settings: Settings) -> Iterator[str]:
     if settings.log_wandb and not settings.output_dir:
         yield "--log-wandb: sends what is logged in --output_dir DIR"
     if bool(settings.finetune and settings.resume):
-        yield "--finetune: starts from new, --resume goes on; choose one"
+        yield "--finetune: starts a new run, --resume continues one; choose one"
     if settings.pretrained and (settings.finetune or settings.resume):
         yield "--pretrained: starts from published weights; leave --finetune and --resume out"
     if settings.finetune_ema and not (settings.finetune or settings.pretrained):

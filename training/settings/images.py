@@ -21,10 +21,12 @@ class DataChoice:
         cost=True,
         shown=True,
     )
-    data_path: str | None = flag(None, "where the images are", path, metavar="DIR", follows="data_set", place=True)
-    download: bool = flag(False, "fetch the data set if it is missing and can be fetched", compared=False)
+    data_path: str | None = flag(None, "directory of the images", path, metavar="DIR", follows="data_set", place=True)
+    download: bool = flag(
+        False, "download the data set into --data-path if it is missing (CIFAR and Fashion-MNIST)", compared=False
+    )
     nb_classes: int | None = flag(
-        None, "classes, where the data set can't tell", positive, metavar="N", follows="data_set"
+        None, "number of classes, if the data set can't tell", positive, metavar="N", follows="data_set"
     )
     inat_category: str = flag(
         "name",
@@ -41,7 +43,7 @@ class CropSettings:
 
     eval_crop_ratio: float = flag(
         0.875,
-        "share of the resized test image that is kept, above 32 pixels",
+        "centre crop of test images: share of the side that is kept; images of 32 pixels or fewer are not cropped",
         number(float, 0, 1, above=True),
         metavar="S",
         follows="data_set",
@@ -63,7 +65,7 @@ class LoadingProcesses:
 
     num_workers: int = flag(
         10,
-        "processes that load images, for each process that trains; together at most one for each core is started",
+        "loading processes of each training process; together at most one for each core",
         count,
         spelling="--num_workers",
         metavar="N",
@@ -77,10 +79,8 @@ class LoadingSettings(LoadingProcesses):
 
     TITLE: ClassVar[str | None] = "loading"
 
-    skip_bad_images: bool = flag(
-        False, "pass over images that can't be read, and count them, instead of stopping with the file's name"
-    )
-    pin_mem: bool = flag(True, "page-locked batches, which reach a GPU faster", compared=False)
+    skip_bad_images: bool = flag(False, "skip and count images that can't be read, instead of stopping at the first")
+    pin_mem: bool = flag(True, "load batches into page-locked memory, from which a GPU copies faster", compared=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,45 +89,61 @@ class AugmentationSettings:
 
     TITLE: ClassVar[str | None] = "augmentation"
 
-    no_aug: bool = flag(False, "transform training images as in evaluation")
+    no_aug: bool = flag(False, "transform training images as test images, without augmentation")
     color_jitter: float = flag(
         0.3,
-        "strength of random brightness, contrast and saturation; RandAugment replaces it",
+        "strength of random brightness, contrast and saturation; without effect under RandAugment",
         amount,
         metavar="S",
         unused_with="no_aug",
     )
     aa: str = flag(
-        "rand-m9-mstd0.5-inc1", "AutoAugment policy in timm's words, or none", metavar="POLICY", unused_with="no_aug"
+        "rand-m9-mstd0.5-inc1",
+        "RandAugment or AutoAugment policy, named as in timm, or none",
+        metavar="POLICY",
+        unused_with="no_aug",
     )
     ThreeAugment: bool = flag(
-        False, "DeiT III's instead of --aa: grey, solarized or blurred, and --color-jitter", unused_with="no_aug"
+        False,
+        "instead of --aa, DeiT III's 3-Augment: grey, solarized or blurred images, with --color-jitter",
+        unused_with="no_aug",
     )
-    src: bool = flag(False, "DeiT III's simple random crop: resize the shorter side, pad, crop", unused_with="no_aug")
+    src: bool = flag(
+        False, "DeiT III's simple random crop: resize the shorter side, pad, then crop", unused_with="no_aug"
+    )
     smoothing: float = flag(0.1, "label smoothing", share, metavar="S")
     train_interpolation: str = flag(
-        "bicubic", "how training images are resized", choices=("random", "bilinear", "bicubic"), unused_with="no_aug"
+        "bicubic",
+        "interpolation of training images when they are resized",
+        choices=("random", "bilinear", "bicubic"),
+        unused_with="no_aug",
     )
     repeated_aug: bool = flag(
-        True, "draw each image of an epoch three times, augmented differently, and a third as many images", fixed=True
+        True,
+        "repeated augmentation: an epoch draws a third of the images, three times each, augmented differently",
+        fixed=True,
     )
-    reprob: float = flag(0.25, "how often a part of the image is erased", share, metavar="P", unused_with="no_aug")
+    reprob: float = flag(0.25, "random erasing: probability for each image", share, metavar="P", unused_with="no_aug")
     remode: str = flag(
         "pixel",
-        "erase with zeros, one random colour, or noise",
+        "fill erased parts with zeros, one random colour, or noise",
         choices=("const", "rand", "pixel"),
         unused_with="no_aug",
     )
-    recount: int = flag(1, "parts to erase", positive, metavar="N", unused_with="no_aug")
+    recount: int = flag(1, "parts of an image to erase", positive, metavar="N", unused_with="no_aug")
     mixup: float = flag(0.8, "mixup alpha, 0 for none", amount, metavar="A")
     cutmix: float = flag(1.0, "cutmix alpha, 0 for none", amount, metavar="A")
     cutmix_minmax: Sequence[float] | None = flag(
-        None, "bounds of the cutmix box's side instead of alpha", share, metavar=("MIN", "MAX"), nargs=2
+        None,
+        "draw the side of cutmix's box between these shares of the image's, instead of by alpha",
+        share,
+        metavar=("MIN", "MAX"),
+        nargs=2,
     )
-    mixup_prob: float = flag(1.0, "how often a batch is mixed at all", share, metavar="P")
-    mixup_switch_prob: float = flag(0.5, "how often by cutmix, where both are on", share, metavar="P")
+    mixup_prob: float = flag(1.0, "probability of mixing at all", share, metavar="P")
+    mixup_switch_prob: float = flag(0.5, "probability of cutmix if mixup and cutmix are both on", share, metavar="P")
     mixup_mode: str = flag(
-        "batch", "one mixture for the batch, each pair or each image", choices=("batch", "pair", "elem")
+        "batch", "draw one mixture for each batch, pair of images, or image", choices=("batch", "pair", "elem")
     )
 
     @property

@@ -25,7 +25,7 @@ def key_value(text: str) -> str:
     """Check that a word is KEY=VALUE, a type for argparse; `keyword_arguments` reads it."""
     key, equals, _ = text.partition("=")
     if not equals or not key.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return text
 
 
@@ -47,7 +47,7 @@ def number(kind: type, low: float, high: float = float("inf"), above: bool = Fal
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number") from None
         if not (low < value if above else low <= value) or not value <= high:
             bound = f"above {low}" if above else f"{low} or more"
             raise argparse.ArgumentTypeError(

@@ -15,18 +15,21 @@ class LossSettings:
     TITLE: ClassVar[str | None] = "loss"
 
     bce_loss: bool = flag(
-        False, "binary cross entropy with every class that was mixed into an image, as in DeiT III; needs --smoothing 0"
+        False,
+        "binary cross entropy, with every class mixed into an image as a full label (DeiT III); needs --smoothing 0",
     )
     cosub: bool = flag(
-        False, "two sub-models, as drop path draws them, that also teach each other, by binary cross entropy"
+        False, "train two sub-models drawn by drop path, which also teach each other (cosub), by binary cross entropy"
     )
     distillation_type: str = flag(
-        "none", "learn a teacher's probabilities, or its most likely class", choices=("none", "soft", "hard")
+        "none",
+        "distillation from a teacher's probabilities (soft) or from its most likely class (hard)",
+        choices=("none", "soft", "hard"),
     )
-    teacher_model: str = flag("", "a timm model, or one of models_mamba.py without fusion", metavar="NAME")
-    teacher_path: str = flag("", "its checkpoint", path, metavar="FILE", file=True)
-    distillation_alpha: float = flag(0.5, "the teacher's share of the loss", share, metavar="A")
-    distillation_tau: float = flag(1.0, "temperature of soft probabilities", above_zero, metavar="T")
+    teacher_model: str = flag("", "the teacher: a timm model, or one of models_mamba.py without fusion", metavar="NAME")
+    teacher_path: str = flag("", "checkpoint of the teacher", path, metavar="FILE", file=True)
+    distillation_alpha: float = flag(0.5, "distillation's share of the loss", share, metavar="A")
+    distillation_tau: float = flag(1.0, "temperature of soft distillation", above_zero, metavar="T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +38,19 @@ class OptimizerSettings:
 
     TITLE: ClassVar[str | None] = "optimizer"
 
-    batch_size: int = flag(
-        64, "images that go through the model of each process at a time", positive, metavar="N", fixed=True, cost=True
-    )
+    batch_size: int = flag(64, "images in a batch of each process", positive, metavar="N", fixed=True, cost=True)
     grad_accum_steps: int = flag(
         1,
-        "add up the gradients of N batches before each step of the optimizer",
+        "batches whose gradients are accumulated for one step of the optimizer",
         positive,
         metavar="N",
         fixed=True,
         cost=True,
     )
-    opt: str = flag(
-        "adamw", "a timm optimizer; a GPU is waited for once a step by all but adam and adamw", metavar="NAME"
-    )
+    opt: str = flag("adamw", "a timm optimizer; all but adam and adamw wait for a GPU at every step", metavar="NAME")
     opt_eps: float = flag(1e-08, "the optimizer's epsilon", above_zero, metavar="E")
     opt_betas: Sequence[float] | None = flag(
-        None, "the optimizer's betas; its own if not given", share, metavar="B", nargs="+"
+        None, "the optimizer's betas; by default its own", share, metavar="B", nargs="+"
     )
     opt_kwargs: Sequence[str] | None = flag(
         None,
@@ -62,18 +61,21 @@ class OptimizerSettings:
         fixed=True,
     )
     clip_grad: float | None = flag(
-        None, "largest norm of the gradient; no clipping if not given", above_zero, metavar="NORM"
+        None, "clip the gradient to this norm; by default no clipping", above_zero, metavar="NORM"
     )
-    max_bad_steps: int = flag(0, "steps an epoch may lose to a loss or gradient that isn't finite", count, metavar="N")
+    max_bad_steps: int = flag(
+        0,
+        "steps of an epoch that may be skipped because a loss or gradient isn't finite, before training stops",
+        count,
+        metavar="N",
+    )
     if_continue_inf: bool = flag(
-        False, "pass over batches whose loss is not finite, however many", spelling="--if_continue_inf"
+        False, "skip batches whose loss is not finite, however many", spelling="--if_continue_inf"
     )
-    if_nan2num: bool = flag(
-        False, "count a loss that is not finite as 0, in a step that changes nothing", spelling="--if_nan2num"
-    )
+    if_nan2num: bool = flag(False, "count a loss that is not finite as 0, and skip its step", spelling="--if_nan2num")
     momentum: float = flag(0.9, "momentum, for optimizers that have one", share, metavar="M")
     weight_decay: float = flag(
-        0.05, "weight decay; norms, biases, embeddings, A_log and D are spared", amount, metavar="W", shown=True
+        0.05, "weight decay, except of norms, biases, embeddings, A_log and D", amount, metavar="W", shown=True
     )
 
     @property
@@ -91,26 +93,31 @@ class RateSettings:
     epochs: int = flag(300, "epochs of the schedule", positive, metavar="N", cost=True, shown=True)
     lr: float = flag(
         0.0005,
-        "learning rate for 512 images a step of all processes, scaled linearly to the actual number",
+        "learning rate for 512 images in a step of all processes; scaled linearly to the actual number",
         above_zero,
         metavar="LR",
     )
-    unscale_lr: bool = flag(False, "take --lr, --warmup-lr and --min-lr as they are")
+    unscale_lr: bool = flag(False, "don't scale --lr, --warmup-lr and --min-lr")
     layer_decay: float | None = flag(
-        None, "each layer's rate is F times the next's", number(float, 0, 1, above=True), metavar="F"
+        None,
+        "layer-wise decay: each layer's rate is F times that of the next layer",
+        number(float, 0, 1, above=True),
+        metavar="F",
     )
     sched: str = flag(
         "cosine",
-        "cosine, tanh, step, plateau, poly or constant",
+        "schedule of the learning rate: cosine, tanh, step, plateau, poly or constant",
         choices=("cosine", "tanh", "step", "plateau", "poly", "constant"),
         metavar="NAME",
     )
     sched_on_updates: bool = flag(
-        False, "a new rate for every step, not every epoch: short runs warm up and decay smoothly", negatable=True
+        False,
+        "set the rate at every step instead of every epoch, so that short runs warm up and decay smoothly",
+        negatable=True,
     )
-    warmup_epochs: int = flag(5, "epochs of linear warm-up, the first ones of --epochs", count, metavar="N")
-    warmup_lr: float = flag(1e-06, "where the warm-up starts; scaled like --lr", amount, metavar="LR")
-    min_lr: float = flag(1e-05, "where the schedule ends; scaled like --lr", amount, metavar="LR")
+    warmup_epochs: int = flag(5, "epochs of linear warm-up, counted among --epochs", count, metavar="N")
+    warmup_lr: float = flag(1e-06, "rate at which the warm-up starts; scaled like --lr", amount, metavar="LR")
+    min_lr: float = flag(1e-05, "rate at which the schedule ends; scaled like --lr", amount, metavar="LR")
     decay_epochs: float = flag(30.0, "step: epochs between decays", above_zero, metavar="N")
     decay_rate: float = flag(0.1, "step and plateau: factor of a decay; poly: its power", above_zero, metavar="R")
     patience_epochs: int = flag(10, "plateau: evaluations without a better top-1 before a decay", count, metavar="N")
@@ -118,7 +125,11 @@ class RateSettings:
         0, "cosine, tanh and poly: epochs at the lowest rate after the schedule", count, metavar="N"
     )
     lr_noise: Sequence[float] | None = flag(
-        None, "parts of the schedule at which noise on the rate starts, and ends", share, metavar="PART", nargs="+"
+        None,
+        "add noise to the rate from this share of the schedule, and until the second if given",
+        share,
+        metavar="PART",
+        nargs="+",
     )
     lr_noise_pct: float = flag(
         0.67, "largest noise, as a share of the rate", number(float, 0, 1, above=True), metavar="P"

@@ -24,7 +24,7 @@ class ModelChoice:
     )
     input_size: tuple[int, int] | None = flag(
         None,
-        "pixels: one number, or height and width; the model's own if not given",
+        "size of the images in pixels: one number, or height and width; by default the model's own",
         positive,
         action=ImageSize,
         metavar="PX",
@@ -53,21 +53,23 @@ class ModelSettings(ModelChoice):
 
     TITLE: ClassVar[str | None] = "model"
 
-    drop: float = flag(0.0, "dropout after the position embedding", share, metavar="P")
+    drop: float = flag(0.0, "dropout probability after the position embedding", share, metavar="P")
     drop_path: float = flag(
-        0.1, "how often the last layer's output is dropped; earlier ones less", share, metavar="P", shown=True
+        0.1,
+        "stochastic depth: probability of dropping the last layer's output, falling linearly to 0 at the first",
+        share,
+        metavar="P",
+        shown=True,
     )
     model_ema: bool = flag(True, "keep, evaluate and save an exponential moving average of the weights")
-    model_ema_decay: float = flag(
-        0.99996, "share of the old average that a step keeps, once warmed up", share, metavar="D"
-    )
-    model_ema_force_cpu: bool = flag(False, "keep the average off the GPU, saved and not evaluated")
+    model_ema_decay: float = flag(0.99996, "decay of the average, once it is warmed up", share, metavar="D")
+    model_ema_force_cpu: bool = flag(False, "keep the average in CPU memory; it is saved but not evaluated")
     train_only: str = flag(
         "all",
-        "let only the mixers, head and position embedding learn, or only the head",
+        "what learns: all weights; the mixers, head and position embedding; or the head",
         choices=("all", "mixer", "head"),
     )
-    train_mode: bool = flag(True, "dropout and stochastic depth while training")
+    train_mode: bool = flag(True, "use dropout and stochastic depth in training")
     if_random_cls_token_position: bool = flag(
         False,
         "put the class token at a random place of each training batch",
@@ -96,7 +98,7 @@ class FusionPlanSettings:
     )
     fusion_layer: int | None = flag(
         None,
-        "lower fuses below layer K, upper from layer K on; layers count from 0",
+        "lower fuses in the layers below K, upper in layer K and those above it; layers count from 0",
         int,
         metavar="K",
         follows="fusion_strategy",
@@ -114,7 +116,7 @@ class FusionPlanSettings:
     )
     fusion_keep: float | None = flag(
         None,
-        "instead of --fusion-token: share of the patches to leave at the end",
+        "instead of --fusion-token: share of the patches that is left after the last layer",
         share,
         metavar="S",
         follows="fusion_strategy",
@@ -122,7 +124,7 @@ class FusionPlanSettings:
     )
     fusion_cost: float | None = flag(
         None,
-        "instead of --fusion-token: share of an image's multiply-adds to leave, matching included",
+        "instead of --fusion-token: share of an image's multiply-adds that is left, matching included",
         share,
         metavar="S",
         follows="fusion_strategy",
@@ -130,13 +132,13 @@ class FusionPlanSettings:
     )
     fusion_schedule: str = flag(
         "constant",
-        "the same number of tokens in each chosen layer, or fewer and fewer, or more and more",
+        "fuse the same number of tokens in each chosen layer, or more in the first, or more in the last",
         choices=SCHEDULES,
         follows="fusion_strategy",
     )
     fusion_plan: str | None = flag(
         None,
-        "instead of all these: tokens to fuse after each layer, one by one",
+        "instead of all these: tokens to fuse after each layer, one number for each",
         metavar="R,R,...",
         follows="fusion_strategy",
         amount=True,
@@ -162,12 +164,18 @@ class FusionMethodSettings:
 
     TITLE: ClassVar[str | None] = "token fusion"
 
-    fusion_average: str = _choice("average", "a fused token is the mean of its parts, or weighs them by their patches")
-    fusion_metric: str = _choice("metric", "compare tokens by the mixer's output, or by the sum before or after it")
-    fusion_distance: str = _choice("distance", "similarity of two tokens")
-    fusion_order: str = _choice("order", "leave tokens in sequence order, or as ToMe does")
-    fusion_reduce: str = _choice("reduce", "average a token into the other, or drop it")
-    fusion_match: str = _choice("match", "fuse the most similar pairs, or random ones for comparison")
+    fusion_average: str = _choice(
+        "average", "average two tokens equally, or weighted by the number of patches that each holds"
+    )
+    fusion_metric: str = _choice(
+        "metric", "compare tokens by the mixer's output, or by the residual sum before or after adding it"
+    )
+    fusion_distance: str = _choice("distance", "how the similarity of two tokens is measured")
+    fusion_order: str = _choice(
+        "order", "keep tokens in sequence order, or concatenate sources and targets as ToMe does"
+    )
+    fusion_reduce: str = _choice("reduce", "average a token into the one most similar to it, or drop it")
+    fusion_match: str = _choice("match", "fuse the most similar pairs, or random pairs as a control")
 
 
 @dataclass(frozen=True, kw_only=True)

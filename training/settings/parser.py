@@ -126,7 +126,7 @@ class Parser(argparse.ArgumentParser):
         parts = value if isinstance(value, list | tuple) else [value]
         several = action.nargs is not None
         if several != (parts is value) or not parts or not all(isinstance(part, str | int | float) for part in parts):
-            raise ValueError(f"{what}: is no value of {action.option_strings[0]}")
+            raise ValueError(f"{what}: is not a value of {action.option_strings[0]}")
         try:
             found = [self._get_value(action, str(part)) for part in parts]
             for part in found:

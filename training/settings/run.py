@@ -16,7 +16,7 @@ class RunSettings:
 
     output_dir: str = flag(
         "",
-        "where checkpoints, log.txt and TensorBoard files go, or --eval's scores.json; without it nothing is kept",
+        "directory for checkpoints, log.txt and TensorBoard, or for --eval's scores.json; without it nothing is kept",
         path,
         spelling="--output_dir",
         metavar="DIR",
@@ -24,33 +24,43 @@ class RunSettings:
     )
     log_images: int = flag(
         0,
-        "every N epochs show in TensorBoard training images, what fuses in a test image, and how alike tokens are",
+        "every N epochs, show in TensorBoard training images, what fuses in a test image, and how alike tokens are",
         count,
         metavar="N",
         compared=False,
     )
     log_wandb: bool = flag(
-        False, "give Weights & Biases what TensorBoard gets; needs the package wandb", compared=False
+        False, "send to Weights & Biases what TensorBoard gets; needs the package wandb", compared=False
     )
-    wandb_project: str = flag("vision-mamba", "its project", metavar="NAME", compared=False)
-    resume: str = flag("", "continue from this checkpoint, or --eval it", path, metavar="FILE", place=True)
+    wandb_project: str = flag("vision-mamba", "project in Weights & Biases", metavar="NAME", compared=False)
+    resume: str = flag(
+        "", "continue from this checkpoint, or evaluate it with --eval", path, metavar="FILE", place=True
+    )
     finetune: str = flag(
         "",
-        "start from these weights, ours or published, of a file or of hf_hub:OWNER/REPOSITORY/FILE; where the head "
-        "lacks a class, a new head takes its place",
+        "start from the weights in this file or hf_hub:OWNER/REPOSITORY/FILE, ours or published; a head that lacks a "
+        "class is replaced by a new one",
         path,
         metavar="FILE",
         file=True,
     )
     pretrained: bool = flag(
-        False, "start from the model's published weights, of the Hugging Face hub; with --eval, evaluate them"
+        False, "start from the model's published weights on the Hugging Face hub, or evaluate them with --eval"
     )
-    finetune_ema: bool = flag(False, "start from the file's average of the weights (model_ema) instead")
+    finetune_ema: bool = flag(
+        False, "start from the average of the weights (model_ema) in the file of --finetune or --pretrained"
+    )
     auto_resume: bool = flag(
-        False, "go on with what --output_dir holds, from its furthest checkpoint", compared=False, repeated=False
+        False,
+        "continue from the latest checkpoint in --output_dir, or start if there is none",
+        compared=False,
+        repeated=False,
     )
     resume_anyway: bool = flag(
-        False, "continue although batch size, plan or the like are others now", compared=False, repeated=False
+        False,
+        "continue even if batch size, plan or the like differ from the checkpoint's run",
+        compared=False,
+        repeated=False,
     )
     val_interval: int = flag(
         1, "evaluate after every N-th epoch only, and after the last one", positive, metavar="N", compared=False
@@ -58,50 +68,53 @@ class RunSettings:
     checkpoint_hist: int = flag(
         0, "keep the checkpoints of the N best epochs too, as checkpoint-EPOCH.pth", count, metavar="N", compared=False
     )
-    save_steps: int = flag(0, "save every N steps too, not only after each epoch", count, metavar="N", compared=False)
+    save_steps: int = flag(0, "also save every N steps, not only after each epoch", count, metavar="N", compared=False)
     start_epoch: int = flag(
         0,
-        "first epoch, counted from 0, unless a checkpoint says it",
+        "number of the first epoch, from 0; a checkpoint's own number overrides it",
         count,
         spelling="--start_epoch",
         metavar="N",
         compared=False,
     )
     eval: bool = flag(
-        False, "evaluate the checkpoint of --resume, with its model, data and fusion unless flags say others"
+        False, "evaluate the checkpoint of --resume; flags override the model, data and fusion of its run"
     )
     real_labels: str = flag(
         "",
-        "with --eval on ImageNet's validation images, score by this file of reassessed labels (ReaL) too",
+        "with --eval on ImageNet's validation images, also score by this file of reassessed labels (ReaL)",
         path,
         metavar="FILE",
         place=True,
     )
     check: bool = flag(
-        False, "build everything, train one batch, write and read a checkpoint, say what was found, and stop"
+        False, "try the run out: build everything, train one batch, write and read a checkpoint, and stop"
     )
     seed: int = flag(
         0,
-        "what weights, order of images and augmentation are drawn by",
+        "seed of weights, order of images and augmentation",
         number(int, 0, 2**32 - 1),
         metavar="N",
         fixed=True,
         compared=False,
         shown=True,
     )
-    deterministic: bool = flag(False, "only algorithms that give the same bits every time, if slower")
-    device: str | None = flag(None, "cpu, cuda or cuda:N; a GPU if there is one", metavar="NAME", compared=False)
+    deterministic: bool = flag(False, "use only algorithms that give the same bits every time; may be slower")
+    device: str | None = flag(
+        None, "cpu, cuda or cuda:N; by default a GPU if there is one", metavar="NAME", compared=False
+    )
     amp: bool | None = flag(
         None,
         "mixed precision; by default on a GPU only",
         spelling="--if_amp",
-        off=("--no_amp", "fp32 throughout"),
+        off=("--no_amp", "compute everything in fp32"),
         cost=True,
     )
-    amp_dtype: str = flag("bfloat16", "what mixed precision computes in", choices=("bfloat16", "float16"), cost=True)
+    amp_dtype: str = flag("bfloat16", "dtype of mixed precision", choices=("bfloat16", "float16"), cost=True)
     scan_backend: str = flag(
         "auto",
-        "what scans: plain PyTorch, C++, Triton, or mamba-ssm; python -m ssm says what there is",
+        "implementation of the scan: plain PyTorch (reference), C++ (cpu), Triton, or mamba-ssm (cuda); "
+        "python -m ssm shows which run here",
         choices=BACKENDS,
         cost=True,
     )
@@ -112,7 +125,7 @@ class RunSettings:
     )
     scan_recompute: bool = flag(
         False,
-        "make what the scan needs again in the backward pass; with the C++ scan about 40 %% less memory",
+        "recompute part of the scan's inputs in the backward pass; about 40 %% less memory with the C++ scan",
         cost=True,
     )
 
@@ -123,10 +136,10 @@ class ProcessSettings:
 
     TITLE: ClassVar[str | None] = "several processes"
 
-    dist_eval: bool = flag(False, "share the test images out instead of every process evaluating all")
+    dist_eval: bool = flag(False, "evaluate a part of the test images on each process, instead of all on every one")
     world_size: int = flag(
         1,
-        "processes to start on this machine; a launcher's own setting goes first",
+        "processes to start on this machine; a launcher's setting overrides it",
         positive,
         spelling="--world_size",
         metavar="N",
@@ -134,7 +147,7 @@ class ProcessSettings:
     )
     dist_url: str = flag(
         "env://",
-        "tcp://HOST:PORT where they meet; a launcher's own setting goes first",
+        "tcp://HOST:PORT at which processes meet; a launcher's setting overrides it",
         spelling="--dist_url",
         metavar="URL",
         compared=False,

@@ -35,7 +35,7 @@ class Settings(
 
     config: str | None = flag(
         None,
-        "YAML of flags and their values, or a run's args.json; flags on the command line go first",
+        "YAML of flags and values, or a run's args.json; flags on the command line override it",
         path,
         metavar="FILE",
         place=True,
@@ -43,8 +43,8 @@ class Settings(
     )
     recipe: str = flag(
         DEFAULT_RECIPE,
-        "deit, the defaults below, for about 300 epochs; or a file of recipes/, which --config and flags outrank: "
-        "short, for a few epochs of a small model",
+        "defaults of the flags: deit, shown below, for about 300 epochs; short, from recipes/, for a few epochs of a "
+        "small model; --config and flags override them",
         choices=(DEFAULT_RECIPE, *sorted(file.stem for file in RECIPES.glob("*.yaml"))),
         compared=False,  # the flags that it sets are compared instead
     )

@@ -112,7 +112,7 @@ def load(path: str, flag: str = "--resume") -> dict:
         state = {"model": state}
     for entry in ("model", "model_ema"):
         if not (_is_weights(state.get(entry)) or (entry == "model_ema" and state.get(entry) is None)):
-            raise ValueError(f"{flag} {path}: its {entry} is no table of names and tensors that hold numbers")
+            raise ValueError(f"{flag} {path}: its {entry} is not a table of names and tensors that hold numbers")
     if not is_settings(state.get("settings", {})):
         raise ValueError(f"{flag} {path}: its settings are no table of names and values")
     if not _is_names(state.get("classes")):

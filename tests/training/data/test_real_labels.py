@@ -62,14 +62,14 @@ def test_each_evaluation_has_a_scorer_of_its_own(check):
     ("labels", "complaint"),
     [
         ([[0]] * 5, "has labels for 5 images, and the data set has 6 test images"),
-        ([[]] * 6, "is no list with a list of labels"),
-        ({"0": [1]}, "is no list with a list of labels"),
-        ([0] * 6, "is no list with a list of labels"),
-        ([["a"]] * 6, "is no list with a list of labels"),
-        ([[True]] * 6, "is no list with a list of labels"),
-        ("[[0],", "is no JSON"),
-        ("[" * 100000, "is no JSON"),
-        ("\0", "is no JSON"),
+        ([[]] * 6, "is not a list with a list of labels"),
+        ({"0": [1]}, "is not a list with a list of labels"),
+        ([0] * 6, "is not a list with a list of labels"),
+        ([["a"]] * 6, "is not a list with a list of labels"),
+        ([[True]] * 6, "is not a list with a list of labels"),
+        ("[[0],", "is not JSON"),
+        ("[" * 100000, "is not JSON"),
+        ("\0", "is not JSON"),
     ],
 )
 def test_files_that_do_not_fit(check, labels, complaint):

@@ -80,7 +80,7 @@ def test_a_last_line_that_a_crash_left_half_written_is_dropped(tmp_path, half):
 @pytest.mark.parametrize("line", ["hello", "[1]", "{}", '{"epoch": null}', "3"])
 def test_any_other_line_that_is_no_epoch_is_one_line(tmp_path, line, resumed):
     (tmp_path / "log.txt").write_text(f'{line}\n{{"epoch": 0}}\n')
-    with pytest.raises(ValueError, match=r"log\.txt: line 1 is no epoch"):
+    with pytest.raises(ValueError, match=r"log\.txt: line 1 is not an epoch"):
         start(tmp_path, resumed_from=tmp_path / "checkpoint.pth" if resumed else "")
 
 

@@ -108,4 +108,4 @@ def test_an_epoch_says_that_the_processor_was_shared(monkeypatch, others, comput
         0,
     )
     line = console.describe_epoch(record | {"cores_of_others": others}, 3, 0.0, 0.0)
-    assert (f", processor shared: others took {others:.1f} of {cores} cores" in line) == shared
+    assert (f", processor shared: other processes took {others:.1f} of {cores} cores" in line) == shared

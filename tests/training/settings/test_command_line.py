@@ -316,9 +316,9 @@ def test_a_file_of_flags_and_flags_on_top(tmp_path):
     ("text", "complaint"),
     [
         ("batchsize: 6", "run.yaml: unknown batchsize, did you mean --batch-size"),
-        ("batch-size: true", "'true' is no whole number"),
+        ("batch-size: true", "'true' is not a whole number"),
         ("no_amp: 3", "run.yaml: no_amp: is true or false, not 3"),
-        ("batch-size: eight", "'eight' is no whole number"),
+        ("batch-size: eight", "'eight' is not a whole number"),
         ("- batch-size", "run.yaml: holds no flags"),
         ("", "run.yaml: holds no flags"),
         ("a: [", "run.yaml: "),

@@ -107,5 +107,5 @@ def test_a_checkpoint_names_the_flag_and_the_file(cache):
     with pytest.raises(ValueError, match="^--finetune hf_hub:a/b/c.pth: the Hugging Face hub can't be reached"):
         checkpoint.load("hf_hub:a/b/c.pth", "--finetune")
     put(cache, "a/b", "c.pth", {"model": {}})
-    with pytest.raises(ValueError, match="^--finetune hf_hub:a/b/c.pth: its model is no table"):
+    with pytest.raises(ValueError, match="^--finetune hf_hub:a/b/c.pth: its model is not a table"):
         checkpoint.load("hf_hub:a/b/c.pth", "--finetune")
