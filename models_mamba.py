@@ -84,6 +84,7 @@ class Block(nn.Module):
 
     Attributes:
         fusion: The layer's token fusion, set by `fusion.inject`; an identity if the layer fuses nothing.
+        wanted: Parts of the mixer that the fusion takes beside the tokens, by the names that `ssm.BiMamba` has.
     """
 
     def __init__(self, mixer: nn.Module, norm: nn.Module, drop_path: float) -> None:
@@ -92,6 +93,7 @@ class Block(nn.Module):
         self.norm = norm
         self.mixer = mixer
         self.fusion = nn.Identity()
+        self.wanted: tuple[str, ...] = ()
 
     def forward(self, tokens: Tokens) -> Tokens:
         hidden, residual = tokens.hidden, tokens.residual
@@ -100,6 +102,9 @@ class Block(nn.Module):
             residual, normalized = hidden, self.norm(hidden)
         else:
             residual, normalized = add_and_normalize(self.drop_path(hidden), residual, self.norm)
+        if self.wanted:
+            hidden, parts = self.mixer(normalized, self.wanted)
+            return self.fusion(tokens._replace(hidden=hidden, residual=residual), parts)
         return self.fusion(tokens._replace(hidden=self.mixer(normalized), residual=residual))
 
 

@@ -9,7 +9,7 @@
 from importlib import import_module
 from typing import Any
 
-from fusion.method import CHOICES, Method
+from fusion.method import CHOICES, CONTRADICTIONS, Method
 from fusion.plans import (
     LAYERED,
     SCHEDULES,
@@ -26,7 +26,7 @@ from fusion.plans import (
 # Names and their modules, which need PyTorch: they are imported when first used, so that flags are read without it.
 _NEED_PYTORCH = {
     "BACKENDS": "backends",
-    "Matching": "matching",
+    "Matching": "merging",
     "TokenFusion": "injection",
     "Trace": "tracing",
     "backend": "backends",
@@ -44,6 +44,7 @@ _NEED_PYTORCH = {
 
 __all__ = [
     "CHOICES",
+    "CONTRADICTIONS",
     "LAYERED",
     "SCHEDULES",
     "STRATEGIES",

@@ -1,4 +1,4 @@
-"""Match and merge in C++ on CPUs: one operation for each, as fusion.matching defines them."""
+"""Match and merge in C++ on CPUs: one operation for each, as fusion.matching and fusion.merging define them."""
 
 from functools import cache
 from pathlib import Path

@@ -1,12 +1,14 @@
 """Put fusion into a model, and take it out again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from fusion.matching import Matching, match
-from fusion.method import CHOICES, Method
+from fusion.matching import match
+from fusion.merging import Matching
+from fusion.method import CHOICES, PARTS, Method
 
 
 class TokenFusion(nn.Module):
@@ -26,9 +28,11 @@ class TokenFusion(nn.Module):
         self.r, self.method = r, method
         self.observe: Callable[[Matching], None] | None = None
 
-    def forward(self, tokens: NamedTuple) -> NamedTuple:
+    def forward(self, tokens: NamedTuple, parts: Mapping[str, Tensor] | None = None) -> NamedTuple:
+        """Fuse; `parts` are those of the layer's mixer, [B, L, ...], that the method names, if it names any."""
         self._check(tokens)
-        matching = match(self._metric(tokens), self.r, tokens.cls_index, self.method)
+        metric, score = self._metric(tokens, parts), self._score(parts)
+        matching = match(metric, self.r, tokens.cls_index, self.method, score)
         if self.observe:
             self.observe(matching)
         hidden, residual, size = self._reduce(matching, tokens)
@@ -46,10 +50,20 @@ class TokenFusion(nn.Module):
         if self.r > patches // 2:
             raise ValueError(_too_many("this layer", patches, self.r) + ": inject a plan for images of this size")
 
-    def _metric(self, tokens: NamedTuple) -> Tensor:
+    def _metric(self, tokens: NamedTuple, parts: Mapping[str, Tensor] | None) -> Tensor:
+        if self.method.metric in PARTS:
+            return parts[self.method.metric]
         if self.method.metric == "input":
             return tokens.residual + tokens.hidden
         return getattr(tokens, self.method.metric)
+
+    def _score(self, parts: Mapping[str, Tensor] | None) -> Tensor | None:
+        """Return how much each token is needed, [B, L], None if its place decides."""
+        if self.method.score == "place":
+            return None
+        part = parts[self.method.score]
+        part = part.clamp(min=0) if self.method.score == "scan" else part
+        return part.mean(dim=-1, dtype=torch.promote_types(part.dtype, torch.float32))
 
     def _reduce(self, matching: Matching, tokens: NamedTuple) -> tuple[Tensor, Tensor, Tensor]:
         parts = tokens.hidden, tokens.residual, tokens.size
@@ -65,8 +79,9 @@ class TokenFusion(nn.Module):
 def inject(model: nn.Module, plan: Sequence[int], method: Method = Method()) -> None:
     """Make a model fuse tokens by a plan, replacing any plan injected before.
 
-    The model has `patch_embed.num_patches` and `layers`; each layer ends by passing its tokens through its `fusion`.
-    If the plan says 0 for a layer, its `fusion` becomes an identity: a plan of zeros takes fusion out.
+    The model has `patch_embed.num_patches` and `layers`; each layer ends by passing its tokens through its `fusion`,
+    and, if its `wanted` names parts of its mixer, a mapping with these as the second argument. If the plan says 0 for a
+    layer, its `fusion` becomes an identity: a plan of zeros takes fusion out.
 
     Args:
         plan: number of tokens to fuse after each layer.
@@ -79,6 +94,7 @@ def inject(model: nn.Module, plan: Sequence[int], method: Method = Method()) -> 
     check_plan(plan, len(model.layers), model.patch_embed.num_patches)
     for block, r in zip(model.layers, plan, strict=True):
         block.fusion = TokenFusion(r, method) if r > 0 else nn.Identity()
+        block.wanted = method.parts if r > 0 else ()
 
 
 def injected_plan(model: nn.Module) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ def cost(model: nn.Module, plan: Sequence[int] | None = None, method: Method | N
         products      L (2 D E + E D) for in_proj and out_proj; each direction L (E (R + 2 N) + R E)
         convolution   each direction L E W
         scan          each direction L E (4 N + 3): dt A, decay h, dt u B and C h for each state; dt u, D u, the gate
-        matching      ceil(P / 2) floor(P / 2) D for the P patch tokens of a layer that compares them
+        matching      ceil(P / 2) floor(P / 2) W for the P patch tokens of a layer that compares them by W numbers
         embedding     patches times the patch convolution
         head          D times the classes, for every token that it reads
 
@@ -45,8 +45,8 @@ def cost(model: nn.Module, plan: Sequence[int] | None = None, method: Method | N
         _add_mixer(parts, block.mixer, length)
         if r:
             patches = length - model.num_prefix_tokens
-            if method.match == "similar":
-                parts["matching"] += math.ceil(patches / 2) * (patches // 2) * model.embed_dim
+            if method.match != "random":
+                parts["matching"] += math.ceil(patches / 2) * (patches // 2) * _width(block.mixer, method.metric)
             length -= r
     read = {"max": length - model.num_prefix_tokens, "": length}.get(model.global_pool, 1)
     parts["head"] = read * model.embed_dim * model.num_classes
@@ -98,11 +98,20 @@ def plan_at_cost(
     return nearest
 
 
+def _directions(mixer: nn.Module) -> list[nn.Module]:
+    return [direction for direction in (mixer.forward_ssm, mixer.backward_ssm) if direction is not None]
+
+
+def _width(mixer: nn.Module, metric: str) -> int:
+    """Return how many numbers of a token are compared."""
+    both, (channels, states) = len(_directions(mixer)), mixer.forward_ssm.A_log.shape
+    widths = {"delta": both * channels, "B": both * states, "C": both * states, "scan": channels}
+    return widths.get(metric, mixer.in_proj.in_features)
+
+
 def _add_mixer(parts: dict[str, int], mixer: nn.Module, length: int) -> None:
     parts["products"] += length * (mixer.in_proj.weight.numel() + mixer.out_proj.weight.numel())
-    for direction in (mixer.forward_ssm, mixer.backward_ssm):
-        if direction is None:
-            continue
+    for direction in _directions(mixer):
         channels, states = direction.A_log.shape
         parts["products"] += length * (direction.x_proj.weight.numel() + direction.dt_proj.weight.numel())
         parts["convolution"] += length * direction.conv1d.weight.numel()

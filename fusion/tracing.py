@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fusion.injection import TokenFusion
-from fusion.matching import Matching, positions_without
+from fusion.matching import positions_without
+from fusion.merging import Matching
 
 
 class Trace:

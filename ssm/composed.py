@@ -38,6 +38,20 @@ class Weights(NamedTuple):
         return projected.split((R, N, N), dim=-1)
 
 
+class Inner(NamedTuple):
+    """Hold what one direction computed on its way, with D channels and N states.
+
+    Attributes:
+        delta: Step sizes before bias and softplus, [B, L, D].
+        B: Input projection of every token, [B, L, N].
+        C: Output projection of every token, [B, L, N].
+    """
+
+    delta: Tensor
+    B: Tensor
+    C: Tensor
+
+
 class Composed:
     """Mix by a backend's primitives: gradients of all directions go straight into one buffer."""
 
@@ -45,15 +59,20 @@ class Composed:
         self.backend = backend
 
     def mix_forward(
-        self, xz: Tensor, parameters: list[Tensor], keep: bool, recompute: bool
+        self, xz: Tensor, parameters: list[Tensor], keep: bool, recompute: bool, inner: list[Inner] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the sum over directions, [B, L, D], and what the backward pass needs, nothing unless `keep`."""
+        """Return the sum over directions, [B, L, D], and what the backward pass needs, nothing unless `keep`.
+
+        Append to `inner`, if given, what each direction computed.
+        """
         y, kept = None, []
         with torch.autocast(xz.device.type, enabled=False):
             for direction in self._directions(xz, parameters):
                 u = direction.convolve()
                 projected = u @ direction.weights.x_proj.t()
                 delta = direction.step_sizes(projected)
+                if inner is not None:
+                    inner.append(Inner(delta, *direction.weights.split(projected)[1:]))
                 y, saved = self.backend.selective_scan_forward(
                     *direction.scan_inputs(u, delta, projected),
                     reverse=direction.reverse,

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssm.composed import Composed, Weights
+from ssm.composed import Composed, Inner, Weights
 
 
-def mix(xz: Tensor, directions: list[Weights], backend: ModuleType, recompute: bool = False) -> Tensor:
+def mix(
+    xz: Tensor,
+    directions: list[Weights],
+    backend: ModuleType,
+    recompute: bool = False,
+    inner: list[Inner] | None = None,
+) -> Tensor:
     """Sum the scans of x, gated by z, over all directions: first to last token, then last to first.
 
     Args:
@@ -21,14 +27,15 @@ def mix(xz: Tensor, directions: list[Weights], backend: ModuleType, recompute: b
         directions: One or two.
         backend: The module that computes: as one operation if it has one for these tensors, else by its primitives.
         recompute: Recompute the convolution's output and the step sizes in the backward pass instead of saving them.
+        inner: A list that receives what each direction computed, without gradients; primitives then compute it.
 
     Returns:
         [B, L, D].
     """
     parameters = [tensor for weights in directions for tensor in weights]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (xz, *parameters))
-    in_one = hasattr(backend, "mix_forward") and backend.mixes_in_one(xz, parameters)
-    return _Mix.apply(xz, backend if in_one else Composed(backend), keep, recompute, *parameters)
+    in_one = inner is None and hasattr(backend, "mix_forward") and backend.mixes_in_one(xz, parameters)
+    return _Mix.apply(xz, backend if in_one else Composed(backend), keep, recompute, inner, *parameters)
 
 
 class _Mix(torch.autograd.Function):
@@ -36,9 +43,16 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, xz: Tensor, way: ModuleType | Composed, keep: bool, recompute: bool, *parameters: Tensor
+        ctx,
+        xz: Tensor,
+        way: ModuleType | Composed,
+        keep: bool,
+        recompute: bool,
+        inner: list[Inner] | None,
+        *parameters: Tensor,
     ) -> Tensor:
-        y, kept = way.mix_forward(xz, parameters, keep, recompute)
+        wanted = () if inner is None else (inner,)
+        y, kept = way.mix_forward(xz, parameters, keep, recompute, *wanted)
         if keep:
             ctx.way, ctx.recompute, ctx.count = way, recompute, len(parameters)
             ctx.save_for_backward(xz, *parameters, *kept)
@@ -50,4 +64,4 @@ class _Mix(torch.autograd.Function):
         xz, *saved = ctx.saved_tensors
         parameters, kept = saved[: ctx.count], saved[ctx.count :]
         dxz, gradients = ctx.way.mix_backward(grad, xz, parameters, kept, ctx.recompute)
-        return dxz, None, None, None, *gradients
+        return dxz, None, None, None, None, *gradients

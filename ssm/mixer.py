@@ -1,6 +1,7 @@
 """Mix the tokens of a Vision Mamba block: two scans let every token see all the other tokens."""
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ssm import reference
 from ssm.backends import causal_conv1d, primitives, selective_scan
-from ssm.composed import Weights
+from ssm.composed import Inner, Weights
 from ssm.eager import is_plain, runs_eagerly
 from ssm.inner import mix
 
@@ -49,11 +50,13 @@ class SelectiveSSM(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Scan x gated by z, both [B, L, D], to [B, L, D]."""
+    def forward(self, x: Tensor, z: Tensor, inner: list[Inner] | None = None) -> Tensor:
+        """Scan x gated by z, both [B, L, D], to [B, L, D]; append to `inner`, if given, what was computed."""
         u = causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, reverse=self.reverse)
         dt, B, C = self.x_proj(u).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         delta = F.linear(dt, self.dt_proj.weight.to(dt.dtype))
+        if inner is not None:
+            inner.append(Inner(delta, B, C))
         A = -torch.exp(self.A_log)
         return selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse)
 
@@ -94,19 +97,30 @@ class BiMamba(nn.Module):
         self.backward_ssm = SelectiveSSM(d_inner, d_state, d_conv, dt_rank, reverse=True) if bidirectional else None
         self.out_proj = nn.Linear(d_inner, embed_dim, bias=False)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Mix tokens, [B, L, embed_dim] to [B, L, embed_dim]."""
+    def forward(self, hidden: Tensor, parts: Sequence[str] = ()) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Mix tokens.
+
+        Args:
+            hidden: [B, L, embed_dim].
+            parts: What else to return, without gradients: the step sizes `delta`, [B, L, d_inner] of each direction
+                side by side; the projections `B` and `C`, [B, L, d_state] likewise; or the sum of both directions'
+                scans that out_proj reads, `scan` [B, L, d_inner].
+
+        Returns:
+            [B, L, embed_dim]; if parts are asked for, a pair of that and the parts by name.
+        """
         xz = self.in_proj(hidden)
         directions = [self.forward_ssm] if self.backward_ssm is None else [self.forward_ssm, self.backward_ssm]
-        backend = self._backend_of_all(xz, directions)
+        backend, inner = self._backend_of_all(xz, directions), [] if set(parts) - {"scan"} else None
         if backend:
-            y = mix(xz, [direction.weights() for direction in directions], backend, self.recompute)
+            y = mix(xz, [direction.weights() for direction in directions], backend, self.recompute, inner)
         else:
             x, z = xz.chunk(2, dim=-1)
-            y = sum(direction(x, z) for direction in directions)
+            y = sum(direction(x, z, inner) for direction in directions)
         # The mean of both directions: halving the narrower output is as exact as halving their sum, and half the work.
-        y = self.out_proj(y)
-        return y if self.backward_ssm is None else y / 2
+        out = self.out_proj(y)
+        out = out if self.backward_ssm is None else out / 2
+        return (out, {name: _part(name, y, inner, directions) for name in parts}) if parts else out
 
     def _backend_of_all(self, xz: Tensor, directions: list[SelectiveSSM]) -> ModuleType | None:
         """Return the backend that computes all directions as one function, None if operations must run one by one.
@@ -118,3 +132,14 @@ class BiMamba(nn.Module):
             return None
         backend = primitives(xz.device)
         return None if backend is reference and not self.recompute else backend
+
+
+@torch.no_grad()
+def _part(name: str, scan: Tensor, inner: list[Inner], directions: list[SelectiveSSM]) -> Tensor:
+    """Return a part of the mixer, of all directions, by its name."""
+    if name == "scan":
+        return scan.detach()
+    parts = [getattr(of_one, name) for of_one in inner]
+    if name == "delta":
+        parts = [F.softplus(delta + one.dt_proj.bias) for delta, one in zip(parts, directions, strict=True)]
+    return torch.cat(parts, dim=-1)

@@ -22,10 +22,13 @@ def _reference_scan():
     ssm.use_backend("auto")
 
 
-def small_model(plan=(0, 0)):
+BY_PARTS = fusion.Method(metric="B", score="delta")
+
+
+def small_model(plan=(0, 0), method=fusion.Method()):
     torch.manual_seed(0)
     model = VisionMamba(img_size=16, patch_size=4, embed_dim=16, depth=2, num_classes=5).eval()
-    fusion.inject(model, plan)
+    fusion.inject(model, plan, method)
     return model
 
 
@@ -42,9 +45,16 @@ def test_an_exported_program_says_the_same(plan):
 
 
 @pytest.mark.usefixtures("_reference_scan")
-@pytest.mark.parametrize(("plan", "optimize"), [((0, 0), True), ((3, 2), True), ((3, 2), False)])
-def test_onnx_says_the_same(tmp_path, plan, optimize):
-    model, x = small_model(plan), images()
+@pytest.mark.parametrize(
+    ("plan", "method", "optimize"),
+    [
+        ((0, 0), fusion.Method(), True),
+        ((3, 2), fusion.Method(), True),
+        ((3, 2), BY_PARTS, False),
+    ],
+)
+def test_onnx_says_the_same(tmp_path, plan, method, optimize):
+    model, x = small_model(plan, method), images()
     path = tmp_path / "model.onnx"
     told = {"custom_translation_table": fusion.onnx_translations()} if any(plan) else {}
     torch.onnx.export(model, (x,), path, dynamo=True, verbose=False, optimize=optimize, **told)

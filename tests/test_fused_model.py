@@ -130,3 +130,63 @@ def test_a_plan_is_never_clipped_by_smaller_images():
     fusion.inject(model, (2, 1, 0, 0, 0, 0))
     assert model(torch.randn(1, 3, 8, 8)).shape == (1, 5)
     assert fusion.flops(model) > 0
+
+
+def last_class_tokens(model, trace):
+    """The features of the class tokens before the last fusion, [B, K, D]."""
+    tokens = trace.before[-1]
+    features = model.norm_f(tokens.residual + tokens.hidden)
+    return features.gather(1, tokens.cls_index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        fusion.Method(metric="delta"),
+        fusion.Method(metric="C", score="scan"),
+        fusion.Method(reduce="prune", score="delta", match="lowest"),
+    ],
+    ids=["metric", "metric and score", "score"],
+)
+@pytest.mark.parametrize("class_token", CLASS_TOKENS)
+def test_layers_fuse_by_parts_of_their_own_mixers(method, class_token):
+    """And leave the class tokens alone, wherever they are."""
+    plan = (3, 0, 2, 0, 0, 4)
+    model = build(class_token=class_token)
+    fusion.inject(model, plan, method)
+    mixed = []
+    for block in model.layers:
+        block.mixer.register_forward_hook(lambda *args: mixed.append(args[-1]))
+    with fusion.trace(model) as trace:
+        features = model.forward_features(images())
+    for r, before, out, matching in zip(plan, trace.before, mixed, trace.matchings, strict=True):
+        assert isinstance(out, tuple) == (r > 0)
+        if r:
+            hidden, parts = out
+            assert tuple(parts) == method.parts
+            score = {"place": None, "delta": parts.get("delta"), "scan": parts.get("scan", hidden).relu()}[method.score]
+            score = None if score is None else score.mean(dim=-1)
+            expected = fusion.match(parts.get(method.metric, hidden), r, before.cls_index, method, score)
+            assert torch.equal(matching.index, expected.index)
+    torch.testing.assert_close(features[:, : model.num_prefix_tokens], last_class_tokens(model, trace))
+
+
+def test_fusing_by_parts_checkpointed_in_low_precision_and_compiled():
+    method = fusion.Method(metric="B", score="delta")
+    gradients = []
+    for enabled in (False, True):
+        model = build()
+        fusion.inject(model, (3, 0, 2, 0, 0, 4), method)
+        model.set_grad_checkpointing(enabled)
+        model(images()).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients)
+    assert all(gradient.any() for gradient in gradients[0])
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(images()).isfinite().all()
+    model.set_grad_checkpointing(False)
+    model.layers = model.layers[:1]
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(images()), model(images()))

@@ -449,6 +449,9 @@ def test_evaluating_a_checkpoint_with_and_without_fusion(run, tmp_path):
         ("--fusion-token", 2, "--fusion-order", "concat"),
         ("--fusion-token", 2, "--fusion-reduce", "prune"),
         ("--fusion-token", 2, "--fusion-match", "random"),
+        *[("--fusion-token", 2, "--fusion-metric", part) for part in ("delta", "B", "C", "scan")],
+        *[("--fusion-token", 2, "--fusion-score", part) for part in ("delta", "scan")],
+        ("--fusion-token", 2, "--fusion-score", "scan", "--fusion-match", "lowest"),
     ],
 )
 def test_every_flag_of_fusion_changes_what_a_trained_model_says(run, trained, changed):

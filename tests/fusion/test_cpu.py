@@ -112,6 +112,7 @@ METHODS = st.builds(
     metric=st.sampled_from(fusion.CHOICES["metric"]),
     distance=st.sampled_from(fusion.CHOICES["distance"]),
     order=st.sampled_from(fusion.CHOICES["order"]),
+    score=st.sampled_from(fusion.CHOICES["score"]),
 )
 
 
@@ -119,7 +120,8 @@ METHODS = st.builds(
 @given(METHODS, tokens(), st.data())
 def test_the_same_tokens_and_gradients(method, entering, data):
     r = data.draw(st.integers(1, (entering.hidden.shape[1] - entering.cls_index.shape[1]) // 2))
-    left = [by(backend, TokenFusion(r, method), entering) for backend in ("cpu", "reference")]
+    parts = {name: 10 * entering.residual.detach().roll(1, dims=1) for name in method.parts}
+    left = [by(backend, TokenFusion(r, method), entering, parts) for backend in ("cpu", "reference")]
     for name in ("hidden", "residual", "size", "cls_index"):
         found, expected = (getattr(fused, name) for fused in left)
         assert found.dtype == expected.dtype

@@ -99,6 +99,14 @@ def test_injecting_again_replaces_and_zeros_remove():
     assert torch.equal(model(tokens)[-1].hidden, plain.hidden)
 
 
+def test_layers_that_fuse_by_parts_of_the_mixer_say_which():
+    model = Model()
+    fusion.inject(model, (0, 5, 0, 0, 0, 5), fusion.Method(metric="B", score="delta"))
+    assert [block.wanted for block in model.layers] == [(), ("B", "delta"), (), (), (), ("B", "delta")]
+    fusion.inject(model, (0, 5, 0, 0, 0, 0))
+    assert not any(block.wanted for block in model.layers)
+
+
 def test_checkpoints_do_not_know_of_fusion():
     model = Model()
     state = model.state_dict()

@@ -37,14 +37,30 @@ def similarity_by_hand(a, b, distance):
     return -sum((x - y).abs() for x, y in zip(a, b, strict=True)).item()
 
 
-def fuse_by_hand(tokens, image, r, metric, method):
+def make_parts(B=2, L=17, seed=0):
+    generator = torch.Generator().manual_seed(seed + 1)
+    widths = {"delta": 10, "B": 4, "C": 4, "scan": 5}
+    return {name: torch.randn(B, L, width, generator=generator).double() for name, width in widths.items()}
+
+
+def score_by_hand(token, method):
+    """How much a token is needed, by its row of the part that decides."""
+    values = [max(value, 0) if method.score == "scan" else value for value in token.tolist()]
+    return sum(values) / len(values)
+
+
+def fuse_by_hand(tokens, parts, image, r, metric, method):
     """Hidden, residual and sizes of one image after fusion, as lists, by loops."""
     hidden, residual, size = tokens.hidden[image], tokens.residual[image], tokens.size[image]
     protected = tokens.cls_index[image].tolist()
     patches = [i for i in range(len(hidden)) if i not in protected]
     a, b = patches[::2], patches[1::2]
+    if method.score != "place":
+        score = {i: score_by_hand(parts[method.score][image, i], method) for i in patches}
+        by_score = sorted(patches, key=score.get)
+        a, b = sorted(by_score[: len(a)]), sorted(by_score[len(a) :])
     best = [max((similarity_by_hand(metric[i], metric[j], method.distance), j) for j in b) for i in a]
-    order = sorted(range(len(a)), key=lambda k: -best[k][0])
+    order = sorted(range(len(a)), key=lambda k: score[a[k]] if method.match == "lowest" else -best[k][0])
     groups = {i: [i] for i in range(len(hidden))}
     for k in order[:r]:
         if method.reduce == "fuse":
@@ -68,34 +84,33 @@ def fuse_by_hand(tokens, image, r, metric, method):
     )
 
 
-METHODS = st.builds(
-    Method,
-    average=st.sampled_from(fusion.CHOICES["average"]),
-    metric=st.sampled_from(fusion.CHOICES["metric"]),
-    distance=st.sampled_from(fusion.CHOICES["distance"]),
-    order=st.sampled_from(fusion.CHOICES["order"]),
-) | st.builds(
-    Method,
-    reduce=st.just("prune"),
-    metric=st.sampled_from(fusion.CHOICES["metric"]),
-    distance=st.sampled_from(fusion.CHOICES["distance"]),
-    order=st.sampled_from(fusion.CHOICES["order"]),
+def choices(*names):
+    return {name: st.sampled_from(fusion.CHOICES[name]) for name in names}
+
+
+LOWEST = {"match": st.just("lowest"), "score": st.sampled_from(["delta", "scan"])}
+METHODS = st.one_of(
+    st.builds(Method, **choices("average", "metric", "distance", "order", "score")),
+    st.builds(Method, **choices("average", "metric", "distance", "order"), **LOWEST),
+    st.builds(Method, reduce=st.just("prune"), **choices("metric", "distance", "order", "score")),
+    st.builds(Method, reduce=st.just("prune"), **choices("order"), **LOWEST),
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(METHODS, st.integers(4, 19), st.integers(0, 1), st.integers(0, 1000), st.data())
 def test_every_combination_agrees_with_loops(method, length, K, seed, data):
-    tokens = make_tokens(L=length, K=K, seed=seed)
+    tokens, parts = make_tokens(L=length, K=K, seed=seed), make_parts(L=length, seed=seed)
     r = data.draw(st.integers(1, (length - K) // 2))
-    fused = TokenFusion(r, method)(tokens)
+    fused = TokenFusion(r, method)(tokens, {name: parts[name] for name in method.parts})
     metric = {
         "hidden": tokens.hidden,
         "residual": tokens.residual,
         "input": tokens.hidden + tokens.residual,
+        **parts,
     }[method.metric]
     for image in range(2):
-        hidden, residual, size, classes = fuse_by_hand(tokens, image, r, metric[image], method)
+        hidden, residual, size, classes = fuse_by_hand(tokens, parts, image, r, metric[image], method)
         assert_close(fused.hidden[image], hidden)
         assert_close(fused.residual[image], residual)
         assert_close(fused.size[image], size)
@@ -113,15 +128,18 @@ def test_every_combination_agrees_with_loops(method, length, K, seed, data):
         ({"order": "concat"}, True),
         ({"reduce": "prune"}, True),
         ({"match": "random"}, False),
+        *[({"metric": part}, False) for part in ("delta", "B", "C", "scan")],
+        *[({"score": part}, False) for part in ("delta", "scan")],
+        *[({"score": part, "match": "lowest"}, False) for part in ("delta", "scan")],
     ],
 )
 def test_each_choice_changes_what_it_says_and_nothing_else(changed, same_groups):
-    tokens = make_tokens(L=33)
+    tokens, parts = make_tokens(L=33), make_parts(L=33)
     plain, other = (TokenFusion(8, method) for method in (Method(), Method(**changed)))
     pairs = []
     for layer in (plain, other):
         layer.observe = lambda m: pairs.append(sorted(zip(m.source[0].tolist(), m.target[0].tolist(), strict=True)))
-    before, after = plain(tokens), other(tokens)
+    before, after = plain(tokens), other(tokens, parts)
     assert before.hidden.shape == after.hidden.shape
     assert not torch.equal(before.hidden, after.hidden)
     assert (pairs[0] == pairs[1]) == same_groups
@@ -176,8 +194,38 @@ def test_gradients_pass_where_values_do():
         ({"reduce": "prune", "average": "size"}, "`average` size has no effect with `reduce` prune"),
         ({"match": "random", "metric": "residual"}, "no effect with `match` random"),
         ({"match": "random", "distance": "l1"}, "no effect with `match` random"),
+        ({"metric": "dt"}, "`metric` must be one of hidden, residual, input, delta, B, C, scan, not 'dt'"),
+        ({"match": "lowest"}, "`match` lowest needs `score` delta or scan"),
+        *[
+            ({"reduce": "prune", "match": "lowest", "score": "scan", **other}, "no effect with `reduce` prune and")
+            for other in ({"metric": "B"}, {"distance": "l1"})
+        ],
     ],
 )
 def test_refuses_what_is_unknown_or_without_effect(choices, message):
     with pytest.raises(ValueError, match=message):
         Method(**choices)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2), st.integers(2, 20), st.sampled_from(["similar", "lowest"]), st.integers(0, 1000), st.data())
+def test_tokens_that_vanish_have_lower_scores_than_those_they_fuse_into(K, patches, order, seed, data):
+    tokens, score = make_tokens(L=patches + K, K=K, seed=seed), make_parts(L=patches + K, seed=seed)["scan"].mean(-1)
+    score.scatter_(1, tokens.cls_index, -100.0)  # a class token never vanishes, however low its score is
+    r = data.draw(st.integers(1, patches // 2))
+    method = Method(match=order, score="scan")
+    matching = match(tokens.hidden, r, tokens.cls_index, method, score)
+    assert (score.gather(1, matching.source).amax(1) <= score.gather(1, matching.target).amin(1)).all()
+    for image in range(2):
+        vanished, classes = set(matching.source[image].tolist()), set(tokens.cls_index[image].tolist())
+        assert not classes & {*vanished, *matching.target[image].tolist()}
+        if order == "lowest":
+            others = [i for i in range(patches + K) if i not in classes]
+            assert vanished == set(sorted(others, key=score[image].tolist().__getitem__)[:r])
+
+
+def test_what_a_method_wants_of_the_mixer():
+    assert Method().parts == Method(metric="input", match="similar").parts == ()
+    assert Method(metric="B").parts == ("B",)
+    assert Method(metric="B", score="delta").parts == ("B", "delta")
+    assert Method(metric="scan", score="scan").parts == ("scan",)

@@ -35,6 +35,19 @@ def test_products_are_those_that_run(options, plan):
     assert (parts["matching"] > 0) == any(plan)
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("metric", ["delta", "B", "C", "scan"])
+def test_matching_by_a_part_of_the_mixer_costs_by_its_width(metric, bidirectional):
+    model = create_model("vim_pico_patch2_8", num_classes=7, bidirectional=bidirectional).eval()
+    fusion.inject(model, (2, 0, 3, 0, 0, 1), fusion.Method(metric=metric))
+    reference = ssm.use_backend("reference"), fusion.backend("reference")
+    with reference[0], reference[1], torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, 8, 8))
+    parts = fusion.cost(model)
+    counted = parts["embedding"] + parts["products"] + parts["matching"] + parts["head"]
+    assert counted == counter.get_total_flops() / 2
+
+
 def test_convolution_and_scan_by_the_formula():
     model = create_model("vim_pico_patch2_8", num_classes=7)
     fusion.inject(model, (2, 0, 3, 0, 0, 1))

@@ -33,6 +33,40 @@ def test_only_the_bidirectional_mixer_sees_ahead(bidirectional, sees_ahead):
     assert (difference > 0) == sees_ahead
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("way", ["reference", "cpu", "recompute", "hooked"])
+def test_hands_out_what_it_computes_on_its_way(bidirectional, way):
+    """By hand, whichever way the mixer computes; without gradients, and with the same output as without."""
+    backend = "reference" if way == "reference" else "cpu"
+    if ssm.unavailable(backend):
+        pytest.skip(ssm.unavailable(backend))
+    mixer, hidden = BiMamba(8, bidirectional=bidirectional), torch.randn(2, 5, 8)
+    directions = [mixer.forward_ssm, mixer.backward_ssm][: 1 + bidirectional]
+    torch.nn.init.normal_(directions[-1].dt_proj.bias)
+    x, z = mixer.in_proj(hidden).chunk(2, dim=-1)
+    expected = {"delta": [], "B": [], "C": []}
+    for one in directions:
+        u = ssm.causal_conv1d(x, one.conv1d.weight.squeeze(1), one.conv1d.bias, reverse=one.reverse)
+        dt, B, C = one.x_proj(u).split((one.dt_rank, 16, 16), dim=-1)
+        for name, part in (("delta", torch.nn.functional.softplus(one.dt_proj(dt))), ("B", B), ("C", C)):
+            expected[name].append(part)
+    expected = {name: torch.cat(parts, dim=-1) for name, parts in expected.items()}
+    expected["scan"] = sum(one(x, z) for one in directions)
+
+    mixer.recompute = way == "recompute"
+    if way == "hooked":
+        directions[0].x_proj.register_forward_hook(lambda *args: None)
+    with ssm.use_backend(backend):
+        out, parts = mixer(hidden, tuple(expected))
+        plain = mixer(hidden)
+    torch.testing.assert_close(parts, expected)
+    assert not any(part.requires_grad for part in parts.values())
+    assert torch.equal(out, plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(out.sum(), mixer.in_proj.weight), torch.autograd.grad(plain.sum(), mixer.in_proj.weight)
+    )
+
+
 def test_starts_like_the_published_models():
     """Every parameter's first distribution, against statistics of a published tiny model before training."""
     torch.manual_seed(0)

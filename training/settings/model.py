@@ -168,14 +168,21 @@ class FusionMethodSettings:
         "average", "average two tokens equally, or weighted by the number of patches that each holds"
     )
     fusion_metric: str = _choice(
-        "metric", "compare tokens by the mixer's output, or by the residual sum before or after adding it"
+        "metric",
+        "compare tokens by the mixer's output, by the residual sum before or after adding it, or by the mixer's step "
+        "sizes, its B or C, or its scan's output",
     )
     fusion_distance: str = _choice("distance", "how the similarity of two tokens is measured")
     fusion_order: str = _choice(
         "order", "keep tokens in sequence order, or concatenate sources and targets as ToMe does"
     )
     fusion_reduce: str = _choice("reduce", "average a token into the one most similar to it, or drop it")
-    fusion_match: str = _choice("match", "fuse the most similar pairs, or random pairs as a control")
+    fusion_match: str = _choice(
+        "match", "fuse the most similar pairs, random pairs as a control, or those whose source has the lowest score"
+    )
+    fusion_score: str = _choice(
+        "score", "which half of the tokens may vanish: by place, every other one; or the lowest by step size or scan"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

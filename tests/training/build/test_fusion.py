@@ -69,10 +69,12 @@ def test_flags_that_contradict(flags, message):
 
 @pytest.mark.parametrize(("name", "choice"), [(n, c) for n, choices in fusion.CHOICES.items() for c in choices[1:]])
 def test_each_method_flag_reaches_the_layers(name, choice):
-    args = parse_args(f"{TINY} --fusion-plan 0,2,0,0,0,0 --fusion-{name} {choice}".split())
+    needed = {"score": "scan"} if choice == "lowest" else {}
+    words = " ".join(f"--fusion-{flag} {value}" for flag, value in {name: choice, **needed}.items())
+    args = parse_args(f"{TINY} --fusion-plan 0,2,0,0,0,0 {words}".split())
     model = build_model(args)
     fuse(model, args)
-    assert model.layers[1].fusion.method == fusion.Method(**{name: choice})
+    assert model.layers[1].fusion.method == fusion.Method(**{name: choice, **needed})
 
 
 def test_choices_of_the_method_that_contradict():

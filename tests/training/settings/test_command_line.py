@@ -209,6 +209,7 @@ def test_a_tilde_is_home_also_where_no_shell_replaced_it(tmp_path, monkeypatch):
 
 TRAINED = "--fusion-strategy all --fusion-token 2 --fusion-order concat "
 SCHEDULED = "--fusion-strategy upper --fusion-layer 1 --fusion-total 8 --fusion-schedule increasing"
+SCORED = "--fusion-score delta --fusion-match lowest --fusion-metric B"
 
 
 @pytest.mark.parametrize(
@@ -228,6 +229,11 @@ SCHEDULED = "--fusion-strategy upper --fusion-layer 1 --fusion-total 8 --fusion-
             {"metric": "hidden", "distance": "cosine", "order": "concat"},
         ),
         (TRAINED + "--fusion-match random", "--fusion-distance l1", {"match": "similar", "order": "concat"}),
+        (TRAINED + SCORED, "--fusion-score place", {"match": "similar", "metric": "B"}),
+        (TRAINED + SCORED, "--fusion-score scan", {"match": "lowest", "metric": "B"}),
+        (TRAINED + SCORED, "--fusion-reduce prune", {"match": "lowest", "metric": "hidden"}),
+        (TRAINED + SCORED, "--fusion-reduce prune --fusion-metric C", {"match": "similar", "score": "delta"}),
+        (TRAINED + "--fusion-score scan", "--fusion-match lowest", {"match": "lowest", "score": "scan"}),
         ("--fusion-plan 2,1", "--fusion-strategy no", {"plan": None}),
         (SCHEDULED, "--fusion-layer 2", {"layer": 2, "schedule": "increasing", "total": 8}),
         (SCHEDULED, "--fusion-layer 5 --fusion-schedule constant", {"layer": 5, "schedule": "constant", "total": 8}),
