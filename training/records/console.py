@@ -115,8 +115,9 @@ def _recipe(settings: Settings, facts: Facts) -> str:
 
 def _strategy(settings: FusionSettings, facts: Facts) -> str:
     rest = (", at most half of a layer's" if settings.fusion_clip else "") + _method(settings)
+    recipe = f"recipe {settings.fusion_recipe}, " if settings.fusion_recipe else ""
     if settings.fusion_plan:
-        return f"by --fusion-plan{rest}"
+        return f"{recipe}by --fusion-plan{rest}"
     where = {"upper": f" from layer {settings.fusion_layer}", "lower": f" below layer {settings.fusion_layer}"}
     fused = facts.token_counts[0] - facts.token_counts[-1]
     amount = (
@@ -127,7 +128,8 @@ def _strategy(settings: FusionSettings, facts: Facts) -> str:
         else ""
     )
     schedule = f", {settings.fusion_schedule}" if settings.fusion_schedule != "constant" else ""
-    return f"{settings.fusion_strategy}{where.get(settings.fusion_strategy, '')}{amount}{schedule}{rest}"
+    strategy = f"{settings.fusion_strategy}{where.get(settings.fusion_strategy, '')}"
+    return f"{recipe}{strategy}{amount}{schedule}{rest}"
 
 
 def _share(facts: Facts, model: nn.Module) -> str:

@@ -7,6 +7,7 @@ import sys
 
 from training.settings.config_file import read_config
 from training.settings.conflicts import conflicts
+from training.settings.fusion_recipe import with_recipe
 from training.settings.over_run import parse_over
 from training.settings.parser import Parser
 from training.settings.settings import DEFAULT_RECIPE, RECIPES, Settings
@@ -37,7 +38,7 @@ def parse_args(argv: list[str] | None = None, parser: Parser | None = None, run:
         given = parser.read(argv)
     if given.recipe != DEFAULT_RECIPE:
         argv = [*read_config(parser, "--recipe", RECIPES / f"{given.recipe}.yaml", argv), *argv]
-    settings = set_aside(parser.read(argv), said) if run is None else parse_over(parser, argv, run)
+    settings = set_aside(parser.read(with_recipe(parser, argv)), said) if run is None else parse_over(parser, argv, run)
     for message in conflicts(settings):
         parser.error(f"argument {message}")
     return settings

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from fusion import CHOICES, SCHEDULES, STRATEGIES
 from training.settings.flag import flag
 from training.settings.kinds import ImageSize, key_value, positive, share
+
+FUSION_RECIPES = Path(__file__).parents[2] / "recipes" / "fusion"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,3 +191,13 @@ class FusionMethodSettings:
 @dataclass(frozen=True, kw_only=True)
 class FusionSettings(FusionMethodSettings, FusionPlanSettings):
     """Choose after which layers tokens fuse, how many, and how."""
+
+    TITLE: ClassVar[str | None] = "token fusion"
+
+    fusion_recipe: str | None = flag(
+        None,
+        "the flags of a published method, a file of recipes/fusion/, for those of the flags above that aren't given",
+        choices=tuple(sorted(file.stem for file in FUSION_RECIPES.glob("*.yaml"))),
+        compared=False,  # the flags that it sets are compared instead
+        repeated=False,
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 from training.settings.flag import groups
 from training.settings.fusion_conflicts import without_effect
+from training.settings.fusion_recipe import with_recipe
 from training.settings.parser import Parser
 from training.settings.unused import set_aside
 
@@ -27,6 +28,7 @@ def parse_over(parser: Parser, argv: list[str] | None, run: dict, source: str | 
     Raises:
         ValueError: A flag does not take the run's value.
     """
+    argv = with_recipe(parser, argv)
     given, said = parser.read(argv), parser.said(argv)
     what = f"{source or f'--resume {given.resume}'}: its setting"
     taken = {name: value for name, value in taken_over(given, said, run).items() if name not in said}
