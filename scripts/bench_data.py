@@ -1,10 +1,10 @@
-"""Measure how many training images a second are read, augmented and batched: no model can train on more.
+"""Measure how many training images a second are read, augmented and batched, which bounds the speed of any training.
 
     python scripts/bench_data.py --data-set CIFAR --data-path ./datasets --input-size 224 --batch-size 128
     python scripts/bench_data.py --data-set FOLDER --data-path ./photos --input-size 224 --json results/bench_data.json
 
-Takes a command line of main.py and loads as that would, but trains nothing: once in the process itself, and then with
-one loading process more each time, up to --num_workers or the cores there are. A log's images_per_second compares.
+Takes a command line of main.py and loads as it would, without training: first in the process itself, then with one
+loading process more each time, up to --num_workers or the number of cores. Compare with images_per_second in a log.
 """
 
 import itertools

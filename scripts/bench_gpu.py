@@ -4,9 +4,9 @@
     python scripts/bench_gpu.py train --json output/train.json
 
 `scan` runs forward and backward of one direction. `train` runs forward, loss, backward and AdamW on random images:
-no fusion by every backend in both precisions, the paper's strategies in bf16, and of the first model the compiled one
-and one step of the reference, which is slow. Each row is the median after two uncounted steps; peak memory is
-torch.cuda's.
+every backend without fusion in both precisions, the paper's strategies in bf16, and, for the first model only, the
+compiled model and one step of the reference, which is slow. Each row is the median after two uncounted steps; peak
+memory is torch.cuda's.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Where upper and lower begin: Vim-Ti on CIFAR-100, 168 tokens fused below layer K, or from layer K on, for several K.
+# Where upper and lower begin: Vim-Ti on CIFAR-100, 168 tokens fused in the layers below K, or in K and above, for several K.
 #
 #   bash scripts/cifar100_layers.sh table                           # all
 #   KS="6 18" bash scripts/cifar100_layers.sh upper6

@@ -4,7 +4,7 @@
 #
 #   bash scripts/fmnist_cpu.sh table
 #
-# DATA is not needed where Debian's dataset-fashion-mnist is installed. OUTPUT, SEEDS and flags after -- are explained in
+# DATA is not needed if Debian's dataset-fashion-mnist is installed. OUTPUT, SEEDS and flags after -- are explained in
 # scripts/tables.sh.
 GPUS=1 SEEDS="${SEEDS:-0 1}"
 source "$(dirname "$0")/tables.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv once and install what is asked for; quick when nothing changed.
+# Make .venv once and install requirements; returns at once if nothing changed.
 #
 #   bash scripts/setup.sh            what training needs
 #   bash scripts/setup.sh --tests    and what the tests need

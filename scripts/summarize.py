@@ -8,8 +8,8 @@
 Runs that differ in nothing but the seed are one row, mean ± standard deviation, called by what their directories' names
 have in common. Seconds are those of training an epoch: the median of a run's epochs, so that a slow moment of the
 machine doesn't count; memory is the largest of any epoch. "x time" and "x memory" compare with the run of the same seed
-that fuses nothing, and are left out where there is none; "x tokens", the mean number of tokens in a layer against that
-run's, is what they should be. A row of "2 of 3" epochs is not finished.
+that fuses nothing, and are left out if there is none; "x tokens", the mean number of tokens in a layer against that
+run's, is what both should be if time and memory followed the tokens. A row of "2 of 3" epochs is not finished.
 """
 
 import argparse

@@ -6,9 +6,9 @@
 #   DATA     where the images are
 #   OUTPUT   where the runs go, each in a directory of its own: output/TABLE/NAME-seedS
 #   SEEDS    one run of each row for every seed
-# Flags after -- go to main.py and come last, so they win; such runs are others than the table's, so OUTPUT must say where
-# they go. A run goes on where it stopped, or is left alone if it is done: the same command starts the table and finishes
-# it after an interruption.
+# Flags after -- go to main.py last and override the table's. Such runs are not the table's, so OUTPUT must name a place
+# for them. A run that was interrupted continues, and one that is done is left alone: the same command starts the table
+# and finishes it after an interruption.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
