@@ -13,6 +13,8 @@ import fusion
 import ssm
 from models_mamba import VisionMamba, checkpoint_filter_fn
 
+SIDE = 12  # of images: each of their tokens is a part of an exported program
+
 
 @pytest.fixture
 def _reference_scan():
@@ -27,13 +29,13 @@ BY_PARTS = fusion.Method(metric="B", score="delta")
 
 def small_model(plan=(0, 0), method=fusion.Method()):
     torch.manual_seed(0)
-    model = VisionMamba(img_size=16, patch_size=4, embed_dim=16, depth=2, num_classes=5).eval()
+    model = VisionMamba(img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_classes=5).eval()
     fusion.inject(model, plan, method)
     return model
 
 
 def images(batch=3):
-    return torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return torch.randn(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.usefixtures("_reference_scan")
@@ -72,7 +74,7 @@ def test_onnx_without_its_packages_names_them(monkeypatch):
 def test_safetensors(tmp_path):
     model, x = small_model(), images()
     safetensors.torch.save_model(model, str(tmp_path / "model.safetensors"))
-    other = VisionMamba(img_size=16, patch_size=4, embed_dim=16, depth=2, num_classes=5).eval()
+    other = VisionMamba(img_size=SIDE, patch_size=4, embed_dim=16, depth=2, num_classes=5).eval()
     safetensors.torch.load_model(other, str(tmp_path / "model.safetensors"))
     torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
 

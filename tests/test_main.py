@@ -27,6 +27,7 @@ import runner as run_module
 import visualize
 from fusion import pictures
 from models_mamba import VisionMamba
+from tests.fashion import write_fashion
 from training.build.data import Data, build_data
 from training.build.fusion import token_counts
 from training.build.model import new_model
@@ -508,7 +509,8 @@ def test_finetuning_starts_from_weights_with_fusion_on(run, error, trained, tmp_
     for name in before:
         torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=1e-8)
     assert "weights    new" in run("--epochs", 1)
-    out = run("--finetune", checkpoint, "--epochs", 1, data=("--data-set", "DIGITS"))
+    fashion = write_fashion(tmp_path / "fashion", train=16, test=10, side=8)
+    out = run("--finetune", checkpoint, "--epochs", 1, data=("--data-set", "FMNIST", "--data-path", str(fashion)))
     assert "with a new head for 10 classes" in out
     assert "--finetune: starts a new run, --resume continues one" in error(
         "--finetune", checkpoint, "--resume", checkpoint

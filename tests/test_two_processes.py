@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 import main
 import runner
 from engine import train_one_epoch
+from tests.fashion import write_fashion
 from tests.forked import together
 from training.runtime.distributed import init_world
 from training.runtime.memory import PeakMemory
@@ -18,7 +19,7 @@ from training.step.objectives import Classification
 from training.step.sums import BadSteps
 
 BAD_RANK = 1
-QUICK = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --drop-path 0 --num_workers 0 --batch-size 64"
+QUICK = "--no-aug --mixup 0 --cutmix 0 --no-repeated-aug --no-model-ema --drop-path 0 --num_workers 0 --batch-size 8"
 
 
 def batches(rank, bad=()):
@@ -61,7 +62,8 @@ def train_by_plateau(world, folder):
         patch.setattr(runner.TrainingState, "finish_epoch", spy)
         patch.setattr(runner, "evaluate", evaluate)
         plateau = "--sched plateau --patience-epochs 0 --warmup-epochs 0 --epochs 4"
-        main.main([*f"{QUICK} {plateau}".split(), "--output_dir", str(folder)])
+        data = ["--data-set", "FMNIST", "--data-path", str(folder), "--output_dir", str(folder / "run")]
+        main.main([*f"{QUICK} {plateau}".split(), *data])
     state = states[-1]
     return {"lr": state.optimizer.param_groups[0]["lr"], "weights": state.model.state_dict()}
 
@@ -78,7 +80,7 @@ def scenarios(world, folder):
         "read late": train(world, batches(world.rank, bad=(1,)), bad_steps=allowed, read_every=50),
         "skipped": train(world, batches(world.rank, bad=(1,)), bad_steps=BadSteps(skip_losses=True)),
         "replaced": train(world, batches(world.rank, bad=(1,)), bad_steps=BadSteps(replace_losses=True)),
-        "plateau": train_by_plateau(world, folder / "run"),
+        "plateau": train_by_plateau(world, folder),
     }
 
 
@@ -90,7 +92,7 @@ def save_scenarios(folder):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each scenario gave, on both processes."""
-    folder = tmp_path_factory.mktemp("two")
+    folder = write_fashion(tmp_path_factory.mktemp("two"), train=32, test=8, side=8)
     together(2, [str(folder)], save_scenarios)
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     return {name: (first[name], second[name]) for name in first}

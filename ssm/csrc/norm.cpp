@@ -32,7 +32,7 @@ VIM_INLINE void for_each_block(int64_t channels, const Body& body) {
   for (int64_t c = 0; c < channels; c += width) body(c, static_cast<int>(std::min<int64_t>(width, channels - c)));
 }
 
-void check_inputs(const at::Tensor& hidden, const at::Tensor& residual, const at::Tensor& weight) {
+void check_norm_inputs(const at::Tensor& hidden, const at::Tensor& residual, const at::Tensor& weight) {
   check_sequence("hidden", hidden);
   check("residual", residual, hidden.sizes(), hidden);
   check("weight", weight, {hidden.size(2)}, hidden);
@@ -40,7 +40,7 @@ void check_inputs(const at::Tensor& hidden, const at::Tensor& residual, const at
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rms_norm(
     const at::Tensor& hidden, const at::Tensor& residual, const at::Tensor& weight, double eps) {
-  check_inputs(hidden, residual, weight);
+  check_norm_inputs(hidden, residual, weight);
   const auto hidden_ = hidden.contiguous(), residual_ = residual.contiguous(), weight_ = weight.contiguous();
   auto total = at::empty(hidden.sizes(), hidden.options()), out = at::empty(hidden.sizes(), hidden.options());
   auto scales = at::empty({hidden.size(0), hidden.size(1)}, hidden.options());
@@ -70,7 +70,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rms_norm(
 std::tuple<at::Tensor, at::Tensor> add_rms_norm_backward(
     const at::Tensor& dtotal, const at::Tensor& dout, const at::Tensor& total, const at::Tensor& weight,
     const at::Tensor& scales) {
-  check_inputs(total, dtotal, weight);
+  check_norm_inputs(total, dtotal, weight);
   check("dout", dout, total.sizes(), total);
   check("scales", scales, {total.size(0), total.size(1)}, total);
   const auto dtotal_ = dtotal.contiguous(), dout_ = dout.contiguous(), weight_ = weight.contiguous();

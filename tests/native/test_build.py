@@ -50,7 +50,7 @@ def test_processes_share_one_build_which_is_kept_and_mended(tmp_path):
 @pytest.mark.parametrize("instructions", ["x86-64", "haswell"])
 def test_registers_of_other_processors_give_the_same_numbers(tmp_path, instructions):
     """Of 16 and 32 bytes; this one's own may have 64."""
-    lines = finish(Forked([instructions], check_exactness, TORCH_EXTENSIONS_DIR=str(tmp_path)))
+    lines = finish(Forked([instructions, str(tmp_path)], check_exactness, TORCH_EXTENSIONS_DIR=str(tmp_path)))
     assert any("compiling the C++ scan" in line for line in lines)
     assert any("passed" in line for line in lines)
     assert lines[-1] == "0 failed"

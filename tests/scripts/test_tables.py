@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fusion
+from tests.fashion import write_fashion
 from training.records.experiments import NOT_COMPARED
 from training.records.runs import find_runs
 from training.settings.command_line import get_args_parser, parse_args
@@ -151,7 +152,7 @@ for second in $(seq 60); do sleep 0.1; sleep 0.9; done
 
 
 def wait_for(path):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not path.exists():
         assert time.monotonic() < deadline, f"no {path}"
         time.sleep(0.05)
@@ -205,8 +206,9 @@ def test_a_real_row_goes_on_after_sigterm(tmp_path):
         if not (house / path.name).exists() and not path.name.startswith("."):
             (house / path.name).symlink_to(path)
     shutil.copy(ROOT / "scripts" / "summarize.py", house / "scripts")
-    row = ["bash", house / "scripts" / "fmnist_cpu.sh", "upper", "--", "--data-set", "DIGITS", "--save-steps", "1"]
-    environment = os.environ | {"SEEDS": "0", "OUTPUT": str(tmp_path / "output")}
+    images = write_fashion(tmp_path / "images", train=48, test=8)
+    row = ["bash", house / "scripts" / "fmnist_cpu.sh", "upper", "--", "--batch-size", "4", "--save-steps", "1"]
+    environment = os.environ | {"SEEDS": "0", "DATA": str(images), "OUTPUT": str(tmp_path / "output")}
     checkpoint = tmp_path / "output" / "upper-seed0" / "checkpoint.pth"
     process = subprocess.Popen(row, env=environment)
     wait_for(checkpoint)

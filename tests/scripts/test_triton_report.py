@@ -12,7 +12,7 @@ from ssm import triton
 pytestmark = pytest.mark.skipif(triton.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
 if triton.find_spec("triton"):
     from scripts import triton_report as program
-    from ssm.triton import offline
+    from ssm.triton import launch, offline
 
 ROOT = Path(__file__).parents[2]
 RESULTS = json.loads((ROOT / "results" / "triton_kernels.json").read_text())
@@ -34,8 +34,9 @@ def check(kernels, spilled=0, masked=False):
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_nothing_spills_and_a_new_length_compiles_nothing(capability):
+def test_nothing_spills_and_a_new_length_compiles_nothing(monkeypatch, capability):
     case = program.Case()
+    monkeypatch.setattr(launch, "block_width", lambda *counts: case.block)
     check(program.compile_case(case, capability))
     with offline.compiling_for(capability) as known:
         program.call(case)
