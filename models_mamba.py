@@ -13,6 +13,8 @@ from timm.layers import (
     DropPath,
     calculate_drop_path_rates,
     lecun_normal_,
+    register_notrace_function,
+    register_notrace_module,
     resample_abs_pos_embed,
     to_2tuple,
     trunc_normal_,
@@ -46,6 +48,13 @@ class Tokens(NamedTuple):
     source: Tensor | None
 
 
+# torch.fx takes what depends on shapes, devices or training as one operation, not line by line. It finds functions to
+# take so only by names without a leading underscore.
+register_notrace_module(BiMamba)
+register_notrace_module(DropPath)
+
+
+@register_notrace_module
 class PatchEmbed(nn.Module):
     """Embed patches, row by row, by one convolution; patches overlap if its stride is smaller than a patch."""
 
@@ -359,7 +368,7 @@ class VisionMamba(nn.Module):
     def _embed(self, images: Tensor, trace_source: bool = False) -> Tokens:
         """Turn images into the tokens that enter the first layer."""
         x = self.patch_embed(images)
-        B, M, _ = x.shape
+        B, M = x.shape[0], self.patch_embed.num_patches
         positions = class_token_positions(self.class_token, M)
         if self.random_class_position and self.training:
             positions = (int(torch.randint(M + 1, (1,))),)
@@ -367,10 +376,7 @@ class VisionMamba(nn.Module):
             x = torch.cat((x[:, :position], token.expand(B, -1, -1), x[:, position:]), dim=1)
         x = self.pos_drop(x + self.pos_embed)
         L = x.shape[1]
-        # Made on the images' device: copying a list to a GPU would wait for the GPU.
-        cls_index = torch.empty(B, len(positions), dtype=torch.long, device=x.device)
-        for k, position in enumerate(positions):
-            cls_index[:, k] = position
+        cls_index = positions_of_all(x, positions)
         source, shuffled = None, self.random_order and self.training
         if trace_source or shuffled:
             source = torch.arange(M, device=x.device)
@@ -387,7 +393,7 @@ class VisionMamba(nn.Module):
     def _finish(self, tokens: Tokens) -> Tensor:
         """Turn the tokens after the last layer into normalised features, class tokens first."""
         features = self.norm_f(tokens.residual + self.drop_path(tokens.hidden))
-        return _class_tokens_first(features, tokens.cls_index)
+        return class_tokens_first(features, tokens.cls_index)
 
     def _pool(self, x: Tensor) -> Tensor:
         K = self.num_prefix_tokens
@@ -410,7 +416,18 @@ def _take_tokens(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def _class_tokens_first(x: Tensor, cls_index: Tensor) -> Tensor:
+@register_notrace_function
+def positions_of_all(x: Tensor, positions: tuple[int, ...]) -> Tensor:
+    """Return positions as those of every image of x [B, L, D]: [B, K]."""
+    # Made on the images' device: copying a list to a GPU would wait for the GPU.
+    index = torch.empty(len(x), len(positions), dtype=torch.long, device=x.device)
+    for k, position in enumerate(positions):
+        index[:, k] = position
+    return index
+
+
+@register_notrace_function
+def class_tokens_first(x: Tensor, cls_index: Tensor) -> Tensor:
     """Move the class tokens, wherever they are in each image, to the front; the patches keep their order."""
     B, L = x.shape[:2]
     # Sort by position, with class tokens moved below all patches: no two keys are equal, so any sort keeps the order.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from fusion.matching import match
@@ -11,6 +12,7 @@ from fusion.merging import Matching
 from fusion.method import CHOICES, PARTS, Method
 
 
+@register_notrace_module  # torch.fx takes it as one operation
 class TokenFusion(nn.Module):
     """Fuse r tokens of every image, at the end of a layer (Famba-V, arXiv 2409.09808, section 3).
 

@@ -1,7 +1,7 @@
 """Add the previous mixer's output to the residual and normalise the sum, as before every mixer."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ssm import cpu
 from ssm.backends import primitives
@@ -17,7 +17,7 @@ def add_and_normalize(hidden: Tensor, residual: Tensor, norm: nn.Module) -> tupl
 
 
 def _in_one_pass(hidden: Tensor, residual: Tensor, norm: nn.Module) -> bool:
-    if not runs_eagerly() or not is_plain(norm, nn.RMSNorm) or primitives(hidden.device) is not cpu:
+    if isinstance(hidden, fx.Proxy) or not runs_eagerly() or not is_plain(norm, nn.RMSNorm):
         return False
     same = hidden.dtype == residual.dtype == norm.weight.dtype and hidden.shape == residual.shape
-    return same and hidden.dtype in (torch.float32, torch.float64)
+    return same and hidden.dtype in (torch.float32, torch.float64) and primitives(hidden.device) is cpu
