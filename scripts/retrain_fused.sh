@@ -11,7 +11,7 @@
 #   ALPHA    the teacher's share of the loss; 0.9
 #   GPUS     processes, one a GPU; as many as PyTorch finds, or 1
 #   OUTPUT   where the run goes; the checkpoint's directory with -retrained after its name
-# The same command goes on after an interruption.
+# The same command continues after an interruption.
 if [ $# -lt 3 ] || [ "$2" != -- ]; then
     echo "usage: bash $0 CHECKPOINT -- FUSION FLAGS, such as --fusion-strategy all --fusion-cost 0.7" >&2
     exit 2

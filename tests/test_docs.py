@@ -246,14 +246,24 @@ class Parsed(BaseException):
     """A program has read its command line, and is not to go on."""
 
 
-# Stands for the environment's programs: notes what the scripts start.
-RECORDER = '#!/bin/sh\n[ "$1" != -c ] || { echo 1; exit; }\necho "python $@" >> calls\n'
+# Stands for the environment's programs: counts one GPU, reads a run's settings, and notes what the scripts start.
+RECORDER = f"""#!/bin/sh
+case "$1,$#" in
+-c,2) echo 1 ;;
+-c,*) exec {sys.executable} "$@" ;;
+*) echo "python $@" >> calls ;;
+esac
+"""
 
 
 @pytest.fixture
 def house(tmp_path):
-    """A copy of the scripts with nothing to install, and programs that only note how they were called."""
+    """A copy of the scripts with nothing to install, programs that note how they were called, and the pages' run."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    run = tmp_path / "output" / "fmnist"
+    run.mkdir(parents=True)
+    (run / "checkpoint.pth").touch()
+    (run / "args.json").write_text('{"model": "vim_nano_patch4_32", "lr": 0.002}')
     (tmp_path / "scripts" / "setup.sh").write_text("")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     for program, text in (("python", RECORDER), ("ruff", "#!/bin/sh\n")):

@@ -154,10 +154,11 @@ def test_numbers_are_read_once_an_interval(waited):
     assert train(small(), waited, batches=BATCHES * 2, read_every=3) == {"tolist": 2}
 
 
-@pytest.mark.parametrize("name", ["average", "metric", "distance", "order", "reduce", "match"])
+@pytest.mark.parametrize("name", fusion.CHOICES)
 def test_every_way_to_fuse(waited, name):
     for choice in fusion.CHOICES[name]:
-        assert train(small((1, 1), fusion.Method(**{name: choice})), waited) == READ_ONCE, choice
+        needed = {"score": "delta"} if choice == "lowest" else {}
+        assert train(small((1, 1), fusion.Method(**{name: choice}, **needed)), waited) == READ_ONCE, choice
 
 
 @pytest.mark.parametrize("class_token", ["middle", "front", "double", "none"])

@@ -214,6 +214,8 @@ def test_a_real_row_goes_on_after_sigterm(tmp_path):
     wait_for(checkpoint)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) != 0
+    log = checkpoint.with_name("log.txt")
+    assert not log.exists() or len(log.read_text().splitlines()) < 3  # epochs: it did stop
     result = subprocess.run(row, env=environment, capture_output=True, text=True, check=True, timeout=120)
     assert f"weights    {checkpoint}" in result.stdout
     *_, table = result.stdout.strip().splitlines()
