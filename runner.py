@@ -77,9 +77,10 @@ class Trainer:
 
     @property
     def place(self) -> str:
-        """Describe where training starts or resumes: the epoch, from 0, and its steps done, 0 for a stream."""
+        """Describe where training starts or resumes: epoch, steps done (0 for a stream), and settings that changed."""
         steps = 0 if isinstance(self.train_batches.dataset, IterableDataset) else self.state.sums.steps
-        return f"epoch {self.state.epoch}, step {steps}"
+        differs = f", although {', '.join(self.state.changed)}" if self.state.changed else ""
+        return f"epoch {self.state.epoch}, step {steps}{differs}"
 
     def start_epoch(self) -> None:
         """Set the order of the images, without the steps already done, and the learning rate of the state's epoch."""
@@ -144,7 +145,7 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
         while state.epoch < trainer.last_epoch:
             epoch = state.epoch
             trainer.start_epoch()
-            record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name}
+            record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name, "processes": world.size}
             others = watch_others()
             record |= trainer.train(interruption.between(trainer.train_batches), after_step)
             (record["cores_of_others"],) = all_reduce([others.busy_cores()], world, "MAX")

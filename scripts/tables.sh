@@ -6,6 +6,8 @@
 #   DATA     where the images are
 #   OUTPUT   where the runs go, each in a directory of its own: output/TABLE/NAME-seedS
 #   SEEDS    one run of each row for every seed
+#   HEAD     where several machines meet: the name or address of one of them; each runs the same command, on shared files
+#   NODES    how many machines; PORT, the first port by which they meet (29500), one more for each run
 # Flags after -- go to main.py last and override the table's. Such runs are not the table's, so OUTPUT must name a place
 # for them. A run that was interrupted continues, and one that is done is left alone: the same command starts the table
 # and finishes it after an interruption.
@@ -51,15 +53,20 @@ train_table() { # NAME|table [-- FLAGS...]
             train "${recipe[@]}" ${fusion[$name]} --seed "$seed" --output_dir "$OUTPUT/$name-seed$seed" "$@"
         done
     done
-    .venv/bin/python scripts/summarize.py "$OUTPUT"
+    [ "${SLURM_NODEID:-0}" != 0 ] || .venv/bin/python scripts/summarize.py "$OUTPUT"
 }
 
 # Bash would die of a SIGTERM, as SLURM sends it, before the training has saved: pass it on, and wait for that. In a
 # session of its own the training doesn't get Ctrl-C a second time, straight from the terminal.
 train() {
-    local launcher="" stopped="" code=0
+    local launcher="" stopped="" code=0 meeting=(--standalone)
+    if [ -n "${HEAD:-}" ]; then
+        PORT="${PORT:-29500}"
+        meeting=(--nnodes="$NODES" --rdzv-backend=c10d --rdzv-endpoint="$HEAD:$PORT" --rdzv-id="$table-$PORT")
+        PORT=$((PORT + 1)) # the next run can't meet what is left of this one
+    fi
     trap 'stopped=yes; [ -z "$launcher" ] || kill -TERM "$launcher"' TERM INT
-    setsid .venv/bin/python -m torch.distributed.run --standalone --nproc-per-node="$GPUS" \
+    setsid .venv/bin/python -m torch.distributed.run "${meeting[@]}" --nproc-per-node="$GPUS" \
         main.py --auto-resume "$@" &
     launcher=$!
     [ -z "$stopped" ] || kill -TERM "$launcher"

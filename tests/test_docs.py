@@ -298,10 +298,13 @@ def check_command(line, house, monkeypatch):
     return None
 
 
+VARIABLES = ("GPUS", "DATA", "OUTPUT", "SEEDS", "KS", "HEAD", "NODES", "PORT")  # that scripts read
+
+
 def check_script(words, variables, house, monkeypatch):
     """Run a script of ours among recorders, and check what it starts."""
     assert (ROOT / words[0]).is_file(), words[0]
-    clean = {name: value for name, value in os.environ.items() if name not in ("GPUS", "DATA", "OUTPUT", "SEEDS", "KS")}
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     result = subprocess.run(
         ["bash", *words], cwd=house, env=clean | variables, capture_output=True, text=True, check=False
     )

@@ -109,7 +109,7 @@ def test_an_epoch_leaves_a_line_scalars_and_checkpoints(run, tmp_path):
     lines = read_log(tmp_path / "out" / "log.txt")
     assert [line["epoch"] for line in lines] == [0, 1]
     assert set(lines[0]) == {
-        *("epoch", "scan_backend", "lr", "train_loss", "train_grad_norm", "train_seconds", "data_seconds"),
+        *("epoch", "scan_backend", "processes", "lr", "train_loss", "train_grad_norm", "train_seconds", "data_seconds"),
         *("skipped_steps", "cores_of_others"),
         *("images_per_second", "peak_memory_mb", "training_memory_mb"),
         *(f"{model}_{score}" for model in ("test", "test_ema") for score in ("loss", "acc1", "acc5", "seconds")),

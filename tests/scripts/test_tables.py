@@ -1,6 +1,7 @@
 """The scripts that train tables: which runs they start, and what an interruption leaves."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,8 +40,11 @@ def house(tmp_path):
     return make_house(tmp_path, RECORDER)
 
 
+VARIABLES = ("GPUS", "DATA", "OUTPUT", "SEEDS", "KS", "HEAD", "NODES", "PORT")  # that scripts read
+
+
 def start(house, script, *arguments, **environment):
-    clean = {name: value for name, value in os.environ.items() if name not in ("GPUS", "DATA", "OUTPUT", "SEEDS", "KS")}
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     return subprocess.run(
         ["bash", house / "scripts" / f"{script}.sh", *arguments],
         env=clean | environment,
@@ -179,6 +183,56 @@ def test_a_slurm_job_queues_again_when_the_training_has_saved(tmp_path):
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=30)
     assert (house / "calls").read_text().splitlines()[1:] == ["saved", "scontrol requeue 17"]
+
+
+# Stands for srun on two nodes: runs a command once for each, and passes SIGTERM on to both.
+SRUN = """#!/bin/bash
+while [[ "$1" = --* ]]; do echo "srun $1" >> calls; shift; done
+trap 'kill -TERM $first $second' TERM
+SLURM_NODEID=0 "$@" & first=$!
+SLURM_NODEID=1 "$@" & second=$!
+while [ -n "$(jobs -pr)" ]; do wait || true; done
+"""
+SCONTROL = """#!/bin/sh
+if [ "$1" = show ]; then echo node7; echo node8; else echo "scontrol $@" >> calls; fi
+"""
+
+
+@pytest.fixture
+def two_nodes(tmp_path):
+    """The environment of a SLURM job on two nodes."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "70017", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[7-8]"}
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return clean | slurm | {"SLURM_CPUS_PER_TASK": "32", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def test_the_nodes_of_a_slurm_job_meet_on_the_first(house, two_nodes):
+    command = ["bash", "scripts/slurm.sbatch", "scripts/cifar100_layers.sh", "table"]
+    environment = two_nodes | {"GPUS": "4", "SEEDS": "0 1", "KS": "6"}
+    subprocess.run(command, cwd=house, env=environment, check=True, timeout=60)
+    calls = (house / "calls").read_text().splitlines()
+    assert "srun --cpus-per-task=32" in calls
+    launches = [line for line in calls if "main.py" in line]
+    ports = [port for port in range(20017, 20023) for _ in range(2)]  # 3 rows of 2 seeds, each on both nodes
+    assert sorted(int(re.search(r"--rdzv-endpoint=node7:(\d+) ", line)[1]) for line in launches) == ports
+    assert all("--nnodes=2 --rdzv-backend=c10d" in line and "--nproc-per-node=4" in line for line in launches)
+    for line in launches:  # a run's two launchers have one name and one command
+        assert launches.count(line) == 2
+    assert sum("summarize.py" in line for line in calls) == 1
+
+
+def test_a_slurm_job_of_two_nodes_queues_again_when_both_have_saved(tmp_path, two_nodes):
+    house = make_house(tmp_path, SAVER)
+    command = ["bash", "scripts/slurm.sbatch", "scripts/fmnist_cpu.sh", "upper"]
+    process = subprocess.Popen(command, cwd=house, env=two_nodes | {"SEEDS": "0"})
+    wait_for(house / "started")
+    time.sleep(0.5)  # for the other one
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+    assert (house / "calls").read_text().splitlines()[-3:] == ["saved", "saved", "scontrol requeue 70017"]
 
 
 def test_a_slurm_job_that_is_stopped_while_it_starts_queues_again(house, tmp_path):

@@ -124,6 +124,7 @@ def go_on(settings: RunSettings, state: TrainingState, changed: list[str]) -> No
     """
     if changed and not settings.resume_anyway:
         raise ValueError(f"{', '.join(changed)}: weights would differ from those of one run; --resume-anyway allows it")
+    state.changed = changed
     if changed and state.sums.steps:
         state.sums = EpochSums()  # the rest of the epoch no longer consists of the same batches
 

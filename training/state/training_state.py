@@ -38,6 +38,7 @@ class TrainingState:
         epoch: The epoch to train next, or to continue.
         sums: Running sums of that epoch.
         best_acc1: Best top-1 on the test images so far, in percent.
+        changed: A line for each setting that differs from the continued run's and would have had to stay.
     """
 
     model: VisionMamba
@@ -53,6 +54,7 @@ class TrainingState:
     epoch: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
     best_acc1: float = 0.0
+    changed: list[str] = field(default_factory=list)
 
     def state_dict(self) -> dict:
         """Return a checkpoint's entries, tensors and plain data; the weights are in `model`, as in published files.
