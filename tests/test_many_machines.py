@@ -128,12 +128,15 @@ def test_two_machines_that_share_nothing_but_a_cable_train_like_one_process(alon
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
 def test_where_a_machine_is_lost_the_other_resumes_alone(endpoint, tmp_path):
     out = tmp_path / "out"
-    quick = "last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=2"
-    words = launcher(endpoint, "--max-restarts=2", nodes="1:2", config=quick)
-    words += [*FLAGS, "--epochs", "2", "--batch-size", "60", "--save-steps", "1"]
-    words += ["--auto-resume", "--resume-anyway", "--output_dir", str(out)]
-    stays = start(words, tmp_path / "stays")
-    lost = start(words, tmp_path / "lost")
+
+    def machine(name, is_host):
+        quick = f"last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=5,is_host={is_host}"
+        words = launcher(endpoint, "--max-restarts=2", nodes="1:2", config=quick)
+        words += [*FLAGS, "--epochs", "2", "--batch-size", "60", "--save-steps", "1"]
+        words += ["--auto-resume", "--resume-anyway", "--output_dir", str(out)]
+        return start(words, tmp_path / name)
+
+    stays, lost = machine("stays", "true"), machine("lost", "false")  # the meeting point must not be lost
     try:
         deadline = time.monotonic() + 100
         while not (out / "log.txt").exists() or not (out / "log.txt").read_text():
