@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fusion.plans import clip
+
 Plan = tuple[int, ...]
 STEPS = (1, 2, 4, 8, 16, 32)  # tokens that a greedy step adds to a layer
 WARMTH = 0.1  # of annealing at its start: the temperature's share of the least divergence so far
@@ -116,16 +118,7 @@ def fitted_share(share: float, first: int, depth: int, patches: int) -> Plan:
 
 def thinnest(depth: int, patches: int) -> Plan:
     """Return the plan that fuses as many tokens as fit after each layer but the last."""
-    return fitted([patches] * (depth - 1) + [0], patches)
-
-
-def fitted(plan: Sequence[int], patches: int) -> Plan:
-    """Return the plan with each layer's tokens limited to half of those that are left there."""
-    amounts = []
-    for r in plan:
-        amounts.append(min(r, patches // 2))
-        patches -= amounts[-1]
-    return tuple(amounts)
+    return clip([patches] * (depth - 1) + [0], patches)
 
 
 def grow(plan: Plan, alone: list[dict[int, float]], cost: Callable[[Plan], float], budget: float, patches: int) -> Plan:
@@ -137,9 +130,7 @@ def grow(plan: Plan, alone: list[dict[int, float]], cost: Callable[[Plan], float
 
     while cost(plan) > budget:
         before, paid = change(plan), cost(plan)
-        steps = {
-            fitted(_with(plan, layer, plan[layer] + step), patches) for layer in range(len(alone)) for step in STEPS
-        }
+        steps = {clip(_with(plan, layer, plan[layer] + step), patches) for layer in range(len(alone)) for step in STEPS}
         prices = {new: (change(new) - before) / (paid - cost(new)) for new in steps if cost(new) < paid}
         if not prices:
             return thinnest(len(plan), patches)
@@ -190,7 +181,7 @@ def _move(plan: Plan, cost: Callable[[Plan], float], budget: float, patches: int
         return fewer
     taker = draw.choice([layer for layer in range(len(plan) - 1) if layer != giver] or [giver])
     for r in range(fewer[taker] + 1, patches // 2 + 1):
-        new = fitted(_with(fewer, taker, r), patches)
+        new = clip(_with(fewer, taker, r), patches)
         if cost(new) <= budget:
             return new
     return None
