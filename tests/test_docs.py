@@ -30,6 +30,7 @@ from torch.distributed import run as torchrun
 import main
 import ssm
 from tests.hub import published_file, put
+from tests.scripts.test_tables import VARIABLES
 from training.settings.command_line import parse_args
 
 ROOT = Path(__file__).parents[1]
@@ -296,9 +297,6 @@ def check_command(line, house, monkeypatch):
     else:
         assert program in PROGRAMS, f"{line}: an unknown program"
     return None
-
-
-VARIABLES = ("GPUS", "DATA", "OUTPUT", "SEEDS", "KS", "HEAD", "NODES", "PORT")  # that scripts read
 
 
 def check_script(words, variables, house, monkeypatch):
