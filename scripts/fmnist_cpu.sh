@@ -9,10 +9,7 @@
 GPUS=1 SEEDS="${SEEDS:-0 1}"
 source "$(dirname "$0")/tables.sh"
 table=fmnist_cpu
-recipe=(
-    --device cpu --model vim_nano_patch4_32 --input-size 28 --data-set FMNIST ${DATA:+--data-path "$DATA"}
-    --recipe short --epochs 3 --opt-betas 0.9 0.95 --no-aug --smoothing 0 --num_workers 0 --no_amp --save-steps 200
-)
+recipe=("${fashion_recipe[@]}")
 names=(no all interleaved lower upper upper-half)
 fusion=(
     [no]="--fusion-strategy no"

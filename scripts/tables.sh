@@ -28,6 +28,12 @@ declare -A fusion=(
     [upper]="--fusion-strategy upper --fusion-layer 6 --fusion-token 9"       # 18 x 9 = 162
 )
 
+# Three epochs of Fashion-MNIST on a CPU.
+fashion_recipe=(
+    --device cpu --model vim_nano_patch4_32 --input-size 28 --data-set FMNIST ${DATA:+--data-path "$DATA"}
+    --recipe short --epochs 3 --opt-betas 0.9 0.95 --no-aug --smoothing 0 --num_workers 0 --no_amp --save-steps 200
+)
+
 usage() {
     echo "usage: bash $0 NAME|table [-- FLAGS OF main.py]; NAME is one of: ${names[*]}" >&2
     exit 2

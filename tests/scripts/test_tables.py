@@ -1,5 +1,6 @@
 """The scripts that train tables: which runs they start, and what an interruption leaves."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 import fusion
 from tests.fashion import write_fashion
+from training.build.model import new_model
 from training.records.experiments import NOT_COMPARED
 from training.records.runs import find_runs
 from training.settings.command_line import get_args_parser, parse_args
@@ -113,6 +115,15 @@ def test_the_cpu_table_has_two_seeds_and_upper_at_two_budgets(house):
     runs = [flags for _, flags in trainings(house, "fmnist_cpu", "table")]
     assert [sum(plan_of(flags, 12)) for flags in runs] == [0, 36, 36, 36, 36, 18] * 2
     assert [get_args_parser().parse_args(flags).seed for flags in runs] == [0] * 6 + [1] * 6
+
+
+def test_the_rows_of_equal_cost_cost_the_same(house):
+    runs = [parse_args(flags) for _, flags in trainings(house, "equal_cost", "table", SEEDS="0")]
+    models = {Path(args.output_dir).name: new_model(dataclasses.replace(args, nb_classes=10)) for args in runs}
+    whole = fusion.flops(models.pop("no-seed0"))
+    shares = {name: fusion.flops(model) / whole for name, model in models.items()}
+    assert list(shares) == [f"{row}-seed0" for row in "smaller all interleaved lower upper searched".split()]
+    assert all(0.665 < share < 0.705 for share in shares.values()), shares
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_training_once(tmp_path):
