@@ -1,5 +1,6 @@
 """What tests of several rooms share: the golden data and the models that produced it."""
 
+from functools import partial
 from pathlib import Path
 
 from tests.hiding import hide
@@ -25,6 +26,27 @@ cpu.unavailable()  # compiles the scan, where it has to, before tests and their 
 def _no_waiting(monkeypatch):
     """Processes that keep quiet about an error wait for the one that speaks; here they are alone."""
     monkeypatch.setattr("training.settings.failure.SECONDS_TO_SPEAK", 0)
+
+
+@pytest.fixture
+def failing(capsys):
+    """Call what must end the program with an exit status; returns the one line that it writes to stderr."""
+
+    def call(function, *args, code=2, **kwargs):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            function(*args, **kwargs)
+        assert exit_.value.code == code
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return call
+
+
+@pytest.fixture
+def error(run, failing):
+    """Call a module's fixture `run` with something wrong; returns the one line of the error."""
+    return partial(failing, run)
 
 
 @pytest.fixture(scope="session")

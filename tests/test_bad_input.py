@@ -150,17 +150,14 @@ FLAGS = [
 
 
 @pytest.fixture
-def refuse(images, capsys, tmp_path, monkeypatch):
+def refuse(images, failing, tmp_path, monkeypatch):
     """Run main.py with something wrong; returns its one line. Nothing may have been written."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
 
     def call(*flags, code=2):
         data = ["--data-set", "FOLDER", "--data-path", str(images), "--output_dir", str(out)]
-        with pytest.raises(SystemExit) as exit_:
-            main.main([*data, *PLAIN, *map(str, flags)])
-        assert exit_.value.code == code
-        (line,) = capsys.readouterr().err.splitlines()
+        line = failing(main.main, [*data, *PLAIN, *map(str, flags)], code=code)
         assert line.startswith("main.py: error: ")
         assert len(line) < 700
         assert not [path for path in out.rglob("*") if path.is_file()] or code == 1

@@ -114,10 +114,8 @@ def test_reassessed_labels_of_imagenet(imagenet, tmp_path, capsys):
     assert "ReaL" not in capsys.readouterr().out
 
 
-def test_reassessed_labels_that_do_not_fit_are_refused_first(imagenet, tmp_path, capsys, monkeypatch):
+def test_reassessed_labels_that_do_not_fit_are_refused_first(imagenet, tmp_path, failing, monkeypatch):
     monkeypatch.setattr(main, "evaluate", lambda *args, **kwargs: pytest.fail("it was evaluated"))
     (tmp_path / "real.json").write_text("[[0]]")
-    with pytest.raises(SystemExit):
-        evaluate(*imagenet, "--real-labels", tmp_path / "real.json")
-    (line,) = capsys.readouterr().err.splitlines()
+    line = failing(evaluate, *imagenet, "--real-labels", tmp_path / "real.json")
     assert "real.json: has labels for 1 image, and the data set has 5 test images" in line

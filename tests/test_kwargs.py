@@ -99,19 +99,12 @@ def test_they_are_kept_and_programs_follow_them(trained, tmp_path, capsys):
     assert "17 17 17\n" in capsys.readouterr().out
 
 
-def one_line(capsys, *flags):
-    with pytest.raises(SystemExit) as exit_:
-        main.main([*map(str, flags)])
-    assert exit_.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
-def test_another_model_says_which_it_was(trained, images, capsys):
-    flags = (*PLAIN, "--data-set", "FOLDER", "--data-path", images, "--output_dir", trained, "--auto-resume")
-    line = one_line(capsys, *flags, "--epochs", 2)
+def test_another_model_says_which_it_was(trained, images, failing):
+    data = ("--data-set", "FOLDER", "--data-path", str(images))
+    flags = (*PLAIN, *data, "--output_dir", str(trained), "--auto-resume", "--epochs", "2")
+    line = failing(main.main, flags)
     assert "is of --model vim_pico_patch2_8 --model-kwargs depth=2 embed_dim=16 class_token=front; its model" in line
-    line = one_line(capsys, *flags, *SMALL[:-1], "class_token=middle", "--epochs", 2)  # of the same shapes
+    line = failing(main.main, [*flags, *SMALL[:-1], "class_token=middle"])  # of the same shapes
     assert "--model-kwargs was ['depth=2', 'embed_dim=16', 'class_token=front'] and is" in line
     assert "--opt-kwargs was ['amsgrad=True'] and is None" in line
 

@@ -54,21 +54,6 @@ def run(images, capsys):
     return call
 
 
-@pytest.fixture
-def error(run, capsys):
-    """Run main.py with something wrong; returns its one line."""
-
-    def call(*flags, code=2, **kwargs):
-        with pytest.raises(SystemExit) as exit_:
-            run(*flags, **kwargs)
-        assert exit_.value.code == code
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1, lines
-        return lines[0]
-
-    return call
-
-
 def state_of(*flags):
     """The training state that flags make, of a tiny model."""
     args = parse_args([*PLAIN, *map(str, flags)])

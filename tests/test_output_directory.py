@@ -24,21 +24,6 @@ def run(images):
     return lambda *flags: main.main(["--data-set", "FOLDER", "--data-path", str(images), *PLAIN, *map(str, flags)])
 
 
-@pytest.fixture
-def error(run, capsys):
-    """Run main.py with something wrong; returns its one line."""
-
-    def call(*flags):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            run(*flags)
-        assert exit_.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    return call
-
-
 @pytest.mark.parametrize("more", [(), ("--eval", "--resume", "{checkpoint}"), ("--check",)])
 def test_a_run_that_never_began_leaves_no_directory(error, trained, tmp_path, more):
     more = [word.format(checkpoint=trained / "checkpoint.pth") for word in more]

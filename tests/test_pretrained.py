@@ -56,20 +56,6 @@ def run(file, images, capsys):
     return call
 
 
-@pytest.fixture
-def error(run, capsys):
-    """Run main.py with something wrong; returns its one line."""
-
-    def call(*flags):
-        with pytest.raises(SystemExit) as exit_:
-            run(*flags)
-        assert exit_.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    return call
-
-
 # timm's own way
 
 

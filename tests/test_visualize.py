@@ -19,14 +19,10 @@ def pictures(trained, tmp_path, capsys):
 
 
 @pytest.fixture
-def error(trained, tmp_path, capsys):
+def error(trained, tmp_path, failing):
     def call(*flags):
-        with pytest.raises(SystemExit) as exit_:
-            visualize.main(
-                ["--resume", str(trained / "checkpoint.pth"), "--output_dir", str(tmp_path), *map(str, flags)]
-            )
-        assert exit_.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        places = ["--resume", str(trained / "checkpoint.pth"), "--output_dir", str(tmp_path)]
+        line = failing(visualize.main, [*places, *map(str, flags)])
         assert line.startswith("visualize.py: error: ")
         return line
 

@@ -41,10 +41,7 @@ def test_flags_of_a_training_count(images, capsys):
         (("--batch-size", "3"), "must be even"),
     ],
 )
-def test_what_is_wrong_is_one_line(images, flags, message, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        bench(images, *flags)
-    assert exit_.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_what_is_wrong_is_one_line(images, flags, message, failing):
+    line = failing(bench, images, *flags)
     assert line.startswith("bench_data.py: error: ")
     assert message in line

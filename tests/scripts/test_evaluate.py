@@ -30,12 +30,9 @@ def evaluated(trained, capsys):
 
 
 @pytest.fixture
-def error(trained, capsys):
+def error(trained, failing):
     def call(*flags, checkpoint=None):
-        with pytest.raises(SystemExit) as exit_:
-            evaluate.main([str(checkpoint or trained / "checkpoint.pth"), *map(str, flags)])
-        assert exit_.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        line = failing(evaluate.main, [str(checkpoint or trained / "checkpoint.pth"), *map(str, flags)])
         assert line.startswith("evaluate.py: error: ")
         return line
 

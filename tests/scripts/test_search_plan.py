@@ -106,11 +106,8 @@ def test_flags_change_what_they_say(searched):
         (("--data-set", "wds/x"), "is a stream"),
     ],
 )
-def test_what_is_wrong_is_one_line(searched, capsys, flags, message):
-    with pytest.raises(SystemExit) as exit_:
-        searched(*flags)
-    assert exit_.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_what_is_wrong_is_one_line(searched, failing, flags, message):
+    line = failing(searched, *flags)
     assert line.startswith("search_plan.py: error: ")
     assert message in line
 

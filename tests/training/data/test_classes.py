@@ -93,17 +93,6 @@ def run(capsys):
     return call
 
 
-@pytest.fixture
-def error(run, capsys):
-    def call(*flags):
-        with pytest.raises(SystemExit):
-            run(*flags)
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    return call
-
-
 def top1(out):
     """The last one that was printed."""
     return float(re.findall(r"top-1 ([\d.]+) %", out)[-1])

@@ -27,15 +27,6 @@ DEIT_FLAGS = """
 """.split()
 
 
-def error_of(capsys, *argv):
-    with pytest.raises(SystemExit) as exit_:
-        parse_args(list(argv))
-    assert exit_.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
 @pytest.mark.parametrize("flag", DEIT_FLAGS)
 def test_flags_of_deit(flag):
     assert flag in get_args_parser()._option_string_actions
@@ -337,12 +328,8 @@ def test_a_file_of_flags_and_flags_on_top(tmp_path):
         ("if_amp: true\nno_amp: true", "not allowed with"),
     ],
 )
-def test_a_wrong_file_of_flags_is_one_line(tmp_path, capsys, text, complaint):
-    with pytest.raises(SystemExit) as exit_:
-        configured(tmp_path, text)
-    assert exit_.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert complaint in line
+def test_a_wrong_file_of_flags_is_one_line(tmp_path, failing, text, complaint):
+    assert complaint in failing(configured, tmp_path, text)
 
 
 # A run's args.json
