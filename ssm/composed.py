@@ -38,6 +38,11 @@ class Weights(NamedTuple):
         return projected.split((R, N, N), dim=-1)
 
 
+def flat(directions: list[Weights]) -> list[Tensor]:
+    """Return the parameters of all directions, one after the other."""
+    return [tensor for weights in directions for tensor in weights]
+
+
 class Inner(NamedTuple):
     """Hold what one direction computed on its way, with D channels and N states.
 

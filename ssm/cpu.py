@@ -1,5 +1,6 @@
 """Run the two operations in C++, on CPUs."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -110,21 +111,17 @@ def selective_scan_backward(
     return du.to(u.dtype), ddelta.to(delta.dtype), *gradients
 
 
-def mixes_in_one(xz: Tensor, parameters: list[Tensor]) -> bool:
-    """Return whether mix_forward and mix_backward take these: all fp32, or all fp64."""
-    return xz.dtype in (torch.float32, torch.float64) and all(tensor.dtype == xz.dtype for tensor in parameters)
+def mixes_in_one(hidden: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Return whether mix takes these: all fp32, or all fp64, and autocast would lower none."""
+    exact = hidden.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return exact and all(tensor.dtype == hidden.dtype for tensor in weights)
 
 
-def mix_forward(xz: Tensor, parameters: list[Tensor], keep: bool, recompute: bool) -> tuple[Tensor, list[Tensor]]:
-    """Run all directions of the mixer, as ssm.composed does, in one operation."""
-    return torch.ops.vim.mix(xz, parameters, keep, recompute)
-
-
-def mix_backward(
-    grad: Tensor, xz: Tensor, parameters: list[Tensor], kept: list[Tensor], recompute: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Compute the gradients of mix_forward, as ssm.composed does, in one operation."""
-    return torch.ops.vim.mix_backward(grad, xz, parameters, kept, recompute)
+def mix(
+    hidden: Tensor, in_proj: Tensor, directions: list[Tensor], out_proj: Tensor, recompute: bool
+) -> tuple[Tensor, Tensor]:
+    """Run the whole mixer as one operation; return its output, and the sum of all scans without gradients."""
+    return torch.ops.vim.mix.default(hidden, in_proj, directions, out_proj, recompute)
 
 
 def _wide(first: Tensor, *others: Tensor) -> list[Tensor]:
@@ -158,7 +155,7 @@ CHUNK = 33  # tokens between saved states, as in csrc/scan.cpp
 
 
 def _register() -> None:
-    """Tell PyTorch the operations' shapes, for torch.compile, and their gradients."""
+    """Tell PyTorch the operations' shapes, for torch.compile, and the gradients that are not in csrc/gradients.cpp."""
     library = torch.library
 
     def states(u, A, keep):
@@ -216,19 +213,10 @@ def _register() -> None:
     def _(dtotal, dout, total, weight, scales):
         return total.new_empty(total.shape), weight.new_empty(weight.shape)
 
-    def setup_norm(ctx, inputs, output):
-        ctx.save_for_backward(output[0], inputs[2], output[2])
-
-    def backward_norm(ctx, dtotal, dout, _):
-        dx, dweight = torch.ops.vim.add_rms_norm_backward(dtotal, dout, *ctx.saved_tensors)
-        return dx, dx, dweight, None
-
     def backward_backward(ctx, *grads):
         raise NotImplementedError(ONE_DERIVATIVE.format("second derivative"))
 
     library.register_autograd("vim::causal_conv1d_backward", backward_backward)
     library.register_autograd("vim::selective_scan_backward", backward_backward)
-    library.register_autograd("vim::add_rms_norm_backward", backward_backward)
-    library.register_autograd("vim::add_rms_norm", backward_norm, setup_context=setup_norm)
     library.register_autograd("vim::causal_conv1d", backward_conv, setup_context=setup_conv)
     library.register_autograd("vim::selective_scan", backward_scan, setup_context=setup_scan)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssm.composed import Composed, Inner, Weights
+from ssm.composed import Composed, Inner, Weights, flat
 
 
 def mix(
@@ -25,36 +25,34 @@ def mix(
     Args:
         xz: [B, L, 2 D], x and z side by side.
         directions: One or two.
-        backend: The module that computes: as one operation if it has one for these tensors, else by its primitives.
+        backend: The module whose primitives compute.
         recompute: Recompute the convolution's output and the step sizes in the backward pass instead of saving them.
-        inner: A list that receives what each direction computed, without gradients; primitives then compute it.
+        inner: A list that receives what each direction computed, without gradients.
 
     Returns:
         [B, L, D].
     """
-    parameters = [tensor for weights in directions for tensor in weights]
+    parameters = flat(directions)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (xz, *parameters))
-    in_one = inner is None and hasattr(backend, "mix_forward") and backend.mixes_in_one(xz, parameters)
-    return _Mix.apply(xz, backend if in_one else Composed(backend), keep, recompute, inner, *parameters)
+    return _Mix.apply(xz, Composed(backend), keep, recompute, inner, *parameters)
 
 
 class _Mix(torch.autograd.Function):
-    """Mix by an object with mix_forward and mix_backward, as those of ssm.composed."""
+    """Mix by ssm.composed."""
 
     @staticmethod
     def forward(
         ctx,
         xz: Tensor,
-        way: ModuleType | Composed,
+        composed: Composed,
         keep: bool,
         recompute: bool,
         inner: list[Inner] | None,
         *parameters: Tensor,
     ) -> Tensor:
-        wanted = () if inner is None else (inner,)
-        y, kept = way.mix_forward(xz, parameters, keep, recompute, *wanted)
+        y, kept = composed.mix_forward(xz, parameters, keep, recompute, inner)
         if keep:
-            ctx.way, ctx.recompute, ctx.count = way, recompute, len(parameters)
+            ctx.composed, ctx.recompute, ctx.count = composed, recompute, len(parameters)
             ctx.save_for_backward(xz, *parameters, *kept)
         return y
 
@@ -63,5 +61,5 @@ class _Mix(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         xz, *saved = ctx.saved_tensors
         parameters, kept = saved[: ctx.count], saved[ctx.count :]
-        dxz, gradients = ctx.way.mix_backward(grad, xz, parameters, kept, ctx.recompute)
+        dxz, gradients = ctx.composed.mix_backward(grad, xz, parameters, kept, ctx.recompute)
         return dxz, None, None, None, None, *gradients

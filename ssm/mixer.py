@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssm import reference
+from ssm import cpu, reference
 from ssm.backends import causal_conv1d, primitives, selective_scan
-from ssm.composed import Inner, Weights
+from ssm.composed import Inner, Weights, flat
 from ssm.eager import is_plain, runs_eagerly
 from ssm.inner import mix
 
@@ -109,11 +109,15 @@ class BiMamba(nn.Module):
         Returns:
             [B, L, embed_dim]; if parts are asked for, a pair of that and the parts by name.
         """
-        xz = self.in_proj(hidden)
         directions = [self.forward_ssm] if self.backward_ssm is None else [self.forward_ssm, self.backward_ssm]
-        backend, inner = self._backend_of_all(xz, directions), [] if set(parts) - {"scan"} else None
+        backend = self._backend_of_all(hidden, directions)
+        weights = [direction.weights() for direction in directions] if backend else []
+        if backend is cpu and set(parts) <= {"scan"} and self._mixes_in_one(hidden, weights):
+            out, y = cpu.mix(hidden, self.in_proj.weight, flat(weights), self.out_proj.weight, self.recompute)
+            return (out, dict.fromkeys(parts, y)) if parts else out
+        xz, inner = self.in_proj(hidden), [] if set(parts) - {"scan"} else None
         if backend:
-            y = mix(xz, [direction.weights() for direction in directions], backend, self.recompute, inner)
+            y = mix(xz, weights, backend, self.recompute, inner)
         else:
             x, z = xz.chunk(2, dim=-1)
             y = sum(direction(x, z, inner) for direction in directions)
@@ -122,7 +126,7 @@ class BiMamba(nn.Module):
         out = out if self.backward_ssm is None else out / 2
         return (out, {name: _part(name, y, inner, directions) for name in parts}) if parts else out
 
-    def _backend_of_all(self, xz: Tensor, directions: list[SelectiveSSM]) -> ModuleType | None:
+    def _backend_of_all(self, hidden: Tensor, directions: list[SelectiveSSM]) -> ModuleType | None:
         """Return the backend that computes all directions as one function, None if operations must run one by one.
 
         They must if they are recorded or transformed (torch.compile joins them itself), if a layer was replaced or has
@@ -130,8 +134,14 @@ class BiMamba(nn.Module):
         """
         if not runs_eagerly() or not all(direction.is_plain() for direction in directions):
             return None
-        backend = primitives(xz.device)
+        backend = primitives(hidden.device)
         return None if backend is reference and not self.recompute else backend
+
+    def _mixes_in_one(self, hidden: Tensor, weights: list[Weights]) -> bool:
+        """Return whether the C++ operation takes the tokens, and the projections are those of the constructor."""
+        projections = self.in_proj, self.out_proj
+        plain = all(is_plain(layer, nn.Linear) and layer.bias is None for layer in projections)
+        return plain and cpu.mixes_in_one(hidden, [*(layer.weight for layer in projections), *flat(weights)])
 
 
 @torch.no_grad()

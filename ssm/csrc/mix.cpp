@@ -1,10 +1,14 @@
-// All directions of the mixer between its projections as one operation, forward and backward: what ssm/composed.py does
-// with single operations, without the time that Python and the dispatcher take between them.
-#include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
-#include <torch/library.h>
+// The whole mixer as one operation, forward and backward: what ssm/composed.py does between the mixer's projections,
+// and these, without the time that Python, autograd and the dispatcher take between single operations.
+#include "mix.h"
 
-#include <vector>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <torch/library.h>
 
 #include "operations.h"
 
@@ -19,6 +23,10 @@ struct Plainly {
   c10::impl::ExcludeDispatchKeyGuard no_autocast{at::autocast::get_autocast_dispatch_key_from_device_type(at::kCPU)};
 };
 
+int64_t directions(const MixerWeights& weights) {
+  return static_cast<int64_t>(weights.directions.size()) / kParameters;
+}
+
 // One direction's parameters and its views of x and z. Tokens are rows [B L, channels] for products, sequences
 // [B, L, channels] for the convolution and the scan.
 struct Direction {
@@ -26,9 +34,9 @@ struct Direction {
   int64_t images, tokens, rank, states;
   bool reverse;
 
-  Direction(const at::Tensor& xz, at::TensorList all, int64_t index)
+  Direction(const at::Tensor& xz, const MixerWeights& weights, int64_t index)
       : images(xz.size(0)), tokens(xz.size(1)), reverse(index == 1) {
-    const at::TensorList own = all.slice(index * kParameters, kParameters);
+    const at::TensorList own = weights.directions.slice(index * kParameters, kParameters);
     conv_weight = own[0].squeeze(1), conv_bias = own[1], x_proj = own[2], dt_proj = own[3], dt_bias = own[4];
     A = own[5].exp().neg_(), D = own[6];
     rank = dt_proj.size(1), states = A.size(1);
@@ -45,49 +53,64 @@ struct Direction {
   at::Tensor step_sizes(const at::Tensor& projected) const { return sequence(at::mm(dt(projected), dt_proj.t())); }
 };
 
-at::Tensor as_rows(const at::Tensor& sequence) { return sequence.view({-1, sequence.size(2)}); }
+at::Tensor as_rows(const at::Tensor& sequence) { return sequence.reshape({-1, sequence.size(2)}); }
 
-// Returns y [B, L, D] and, if `keep`, what the backward pass needs: for each direction the projected rows, u and delta
-// unless `recompute`, and the scan's states.
-std::tuple<at::Tensor, std::vector<at::Tensor>> mix(
-    const at::Tensor& xz, at::TensorList parameters, bool keep, bool recompute) {
+// a b times a factor, without a pass of its own for it.
+at::Tensor scaled_product(const at::Tensor& a, const at::Tensor& b, double factor) {
+  auto out = at::empty({a.size(0), b.size(1)}, a.options());
+  return out.addmm_(a, b, /*beta=*/0, factor);
+}
+
+}  // namespace
+
+Mixed mix_forward(const at::Tensor& hidden, const MixerWeights& weights, bool keep, bool recompute) {
   const Plainly guard;
-  at::Tensor y = at::empty({xz.size(0), xz.size(1), xz.size(2) / 2}, xz.options());
-  std::vector<at::Tensor> saved;
-  for (int64_t i = 0; i < static_cast<int64_t>(parameters.size()) / kParameters; ++i) {
-    const Direction d(xz, parameters, i);
+  const int64_t images = hidden.size(0), tokens = hidden.size(1), width = weights.in_proj.size(0);
+  Mixed result;
+  result.xz = at::mm(as_rows(hidden), weights.in_proj.t()).view({images, tokens, width});
+  result.scan = at::empty({images, tokens, width / 2}, hidden.options());
+  for (int64_t i = 0; i < directions(weights); ++i) {
+    const Direction d(result.xz, weights, i);
     const auto u = d.convolve();
     const auto projected = at::mm(as_rows(u), d.x_proj.t());
     const auto delta = d.step_sizes(projected);
     const auto states = selective_scan_into(
-        u, delta, d.A, d.B(projected), d.C(projected), d.D, d.z, d.dt_bias, d.reverse, keep, y, /*add=*/i > 0);
+        u, delta, d.A, d.B(projected), d.C(projected), d.D, d.z, d.dt_bias, d.reverse, keep, result.scan,
+        /*add=*/i > 0);
     if (!keep) continue;
-    saved.push_back(projected);
-    if (!recompute) saved.insert(saved.end(), {u, delta});
-    saved.push_back(states);
+    result.kept.push_back(projected);
+    if (!recompute) result.kept.insert(result.kept.end(), {u, delta});
+    result.kept.push_back(states);
   }
-  return {y, saved};
+  result.out = scaled_product(as_rows(result.scan), weights.out_proj.t(), 1.0 / directions(weights));
+  result.out = result.out.view({images, tokens, weights.out_proj.size(0)});
+  return result;
 }
 
-// Returns the gradients of xz and of the parameters.
-std::tuple<at::Tensor, std::vector<at::Tensor>> mix_backward(
-    const at::Tensor& grad, const at::Tensor& xz, at::TensorList parameters, at::TensorList saved, bool recompute) {
+std::vector<at::Tensor> mix_backward(
+    const at::Tensor& dout, const at::Tensor& hidden, const MixerWeights& weights, const at::Tensor& xz,
+    const at::Tensor& scan, at::TensorList kept, bool recompute) {
   const Plainly guard;
+  const double share = 1.0 / directions(weights);
+  const auto dout_rows = as_rows(dout);
+  const auto dout_proj = scaled_product(dout_rows.t(), as_rows(scan), share);
+  const auto dscan = scaled_product(dout_rows, weights.out_proj, share).view(scan.sizes());
+
   at::Tensor dxz = at::empty_like(xz);
   at::Tensor dx = dxz.narrow(2, 0, xz.size(2) / 2), dz = dxz.narrow(2, xz.size(2) / 2, xz.size(2) / 2);
   std::vector<at::Tensor> gradients;
-  const int64_t kept = recompute ? 2 : 4;
-  for (int64_t i = 0; i < static_cast<int64_t>(parameters.size()) / kParameters; ++i) {
+  const int64_t each = recompute ? 2 : 4;
+  for (int64_t i = 0; i < directions(weights); ++i) {
     const bool add = i > 0;
-    const Direction d(xz, parameters, i);
-    const auto own = saved.slice(i * kept, kept);
-    const auto &projected = own[0], &states = own[kept - 1];
+    const Direction d(xz, weights, i);
+    const auto own = kept.slice(i * each, each);
+    const auto &projected = own[0], &states = own[each - 1];
     const auto u = recompute ? d.convolve() : own[1], delta = recompute ? d.step_sizes(projected) : own[2];
 
     auto dprojected = at::empty_like(projected);
     auto ddt = d.dt(dprojected), dB = d.B(dprojected), dC = d.C(dprojected);
     auto [du, ddelta, dA, dD, dt_bias] = selective_scan_backward_into(
-        grad, u, delta, d.A, d.B(projected), d.C(projected), d.D, d.z, d.dt_bias, states, d.reverse, dB, dC, dz, add);
+        dscan, u, delta, d.A, d.B(projected), d.C(projected), d.D, d.z, d.dt_bias, states, d.reverse, dB, dC, dz, add);
     const auto ddelta_rows = as_rows(ddelta);
     at::mm_out(ddt, ddelta_rows, d.dt_proj);
     as_rows(du).addmm_(dprojected, d.x_proj);
@@ -98,21 +121,26 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> mix_backward(
         {dweight.unsqueeze(1), dbias, at::mm(dprojected.t(), as_rows(u)), at::mm(ddelta_rows.t(), d.dt(projected)),
          dt_bias, dA.mul_(d.A), dD});
   }
-  return {dxz, gradients};
+  const auto dxz_rows = as_rows(dxz);
+  const auto din_proj = at::mm(dxz_rows.t(), as_rows(hidden));
+  gradients.insert(gradients.begin(), {at::mm(dxz_rows, weights.in_proj).view(hidden.sizes()), din_proj});
+  gradients.push_back(dout_proj);
+  return gradients;
 }
 
-}  // namespace
+std::tuple<at::Tensor, at::Tensor> mix(
+    const at::Tensor& hidden, const at::Tensor& in_proj, at::TensorList directions, const at::Tensor& out_proj,
+    bool recompute) {
+  const auto mixed = mix_forward(hidden, {in_proj, directions, out_proj}, /*keep=*/false, recompute);
+  return {mixed.out, mixed.scan};
+}
 
 TORCH_LIBRARY_FRAGMENT(vim, m) {
-  m.def("mix(Tensor xz, Tensor[] parameters, bool keep, bool recompute) -> (Tensor, Tensor[])");
   m.def(
-      "mix_backward(Tensor grad, Tensor xz, Tensor[] parameters, Tensor[] saved, bool recompute) "
-      "-> (Tensor, Tensor[])");
+      "mix(Tensor hidden, Tensor in_proj, Tensor[] directions, Tensor out_proj, bool recompute) "
+      "-> (Tensor out, Tensor scan)");
 }
 
-TORCH_LIBRARY_IMPL(vim, CPU, m) {
-  m.impl("mix", &mix);
-  m.impl("mix_backward", &mix_backward);
-}
+TORCH_LIBRARY_IMPL(vim, CPU, m) { m.impl("mix", &mix); }
 
 }  // namespace vim

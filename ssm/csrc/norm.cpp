@@ -7,6 +7,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "operations.h"
 #include "sequence.h"
 
 namespace vim {
@@ -37,6 +38,8 @@ void check_norm_inputs(const at::Tensor& hidden, const at::Tensor& residual, con
   check("residual", residual, hidden.sizes(), hidden);
   check("weight", weight, {hidden.size(2)}, hidden);
 }
+
+}  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> add_rms_norm(
     const at::Tensor& hidden, const at::Tensor& residual, const at::Tensor& weight, double eps) {
@@ -103,8 +106,6 @@ std::tuple<at::Tensor, at::Tensor> add_rms_norm_backward(
   });
   return {dx, dweight.sum(0)};
 }
-
-}  // namespace
 
 TORCH_LIBRARY_FRAGMENT(vim, m) {
   m.def("add_rms_norm(Tensor hidden, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor, Tensor)");

@@ -58,6 +58,14 @@ def test_gradcheck_and_opcheck():
     assert set(torch.library.opcheck(torch.ops.vim.add_rms_norm.default, (*inputs, 1e-5)).values()) == {"SUCCESS"}
 
 
+def test_no_second_derivative():
+    hidden, residual, norm = make(2, 3, 5)
+    _, out = add_and_normalize(hidden, residual, norm)
+    (gradient,) = torch.autograd.grad(out.square().sum(), hidden, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivative: use the reference backend"):
+        gradient.sum().backward()
+
+
 @pytest.fixture
 def operations():
     """The names of the operations that a call runs."""
