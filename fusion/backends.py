@@ -44,6 +44,12 @@ def _picked() -> str:
 
 def in_one_operation(*tensors: Tensor) -> bool:
     """Return whether C++ can process these tensors; exported programs are made of PyTorch's own operations."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or forward_ad._current_level >= 0:
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or _is_transformed():
         return False
     return all(tensor.device.type == "cpu" for tensor in tensors) and _picked() == "cpu"
+
+
+def _is_transformed() -> bool:
+    """Return whether torch.func or forward mode differentiates or maps, which autograd in C++ can't do."""
+    in_func = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return in_func or forward_ad._current_level >= 0

@@ -21,7 +21,7 @@ def unavailable() -> str | None:
 
 
 def _register() -> None:
-    """Tell PyTorch the operations' shapes, for torch.compile, and their gradients."""
+    """Tell PyTorch the operations' shapes, for torch.compile; csrc/gradients.cpp has their gradients."""
     library = torch.library
 
     @library.register_fake("vim::match")
@@ -40,19 +40,3 @@ def _register() -> None:
     @library.register_fake("vim::merge_backward")
     def _(dhidden, dresidual, size, keep, source, index, by_size):
         return like(dhidden, index.shape[1]), like(dresidual, index.shape[1])
-
-    def setup(ctx, inputs, output):
-        _, _, *tensors, ctx.by_size = inputs
-        ctx.save_for_backward(*tensors)
-
-    def backward(ctx, dhidden, dresidual, _):
-        gradients = torch.ops.vim.merge_backward(dhidden, dresidual, *ctx.saved_tensors, ctx.by_size)
-        return *gradients, None, None, None, None, None
-
-    def backward_of_backward(ctx, hidden, residual):
-        """Merge the gradients: merging is linear, so the adjoint of its adjoint is merging."""
-        merged = torch.ops.vim.merge(hidden, residual, *ctx.saved_tensors, ctx.by_size)
-        return *merged[:2], None, None, None, None, None
-
-    library.register_autograd("vim::merge", backward, setup_context=setup)
-    library.register_autograd("vim::merge_backward", backward_of_backward, setup_context=setup)

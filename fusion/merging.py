@@ -68,8 +68,7 @@ class Matching:
         exact = size.dtype in (torch.float32, torch.float64) and not size.requires_grad
         if exact and in_one_operation(hidden, residual, size):
             positions = self.keep, self.source, self.index
-            hidden, residual, total = torch.ops.vim.merge(hidden, residual, size, *positions, by_size)
-            return hidden, residual, total.detach()  # autograd thinks every output is differentiable
+            return torch.ops.vim.merge(hidden, residual, size, *positions, by_size)
         if by_size:
             return self.merge(hidden, size)[0], *self.merge(residual, size)
         return self.merge(hidden), self.merge(residual), self.group_sum(size)

@@ -1,28 +1,24 @@
 // Which tokens fuse: all of fusion/matching.py's `match` in one operation, for the cosine and survivors in order.
 //
-// Norms and products are PyTorch's own, in fp64 as in the definition, so that both compare the same numbers. Those of an
-// fp32 metric are rounded to fp32: what is left of any difference in the order of sums, as by the number of threads.
+// Cosines are computed in fp64, as in the definition. Those of tokens in fp32 or less are rounded to fp32: so both compare
+// the same numbers, although they sum in different orders.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/matmul.h>
-#include <c10/core/ScalarType.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
+#include "cosines.h"
 #include "tokens.h"
 
 namespace vim {
 namespace {
-
-constexpr double kLeastNorm = 1e-12;  // as in F.normalize
 
 // The positions [images, count] of every other token, class tokens aside: the 1st, 3rd, ... or the 2nd, 4th, ...
 struct Sides {
@@ -53,23 +49,6 @@ struct Sides {
   }
 };
 
-// The tokens at these positions, each of length 1.
-at::Tensor take_units(
-    const at::Tensor& metric, const at::Tensor& norm, const std::vector<int64_t>& positions, int64_t count) {
-  const int64_t images = metric.size(0), length = metric.size(1), width = metric.size(2);
-  auto units = at::empty({images, count, width}, metric.options());
-  const double *x = metric.const_data_ptr<double>(), *norms = norm.const_data_ptr<double>();
-  double* out = units.mutable_data_ptr<double>();
-  at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * count; i < end * count; ++i) {
-      const int64_t row = i / count * length + positions[i];
-      const double divisor = norms[row] < kLeastNorm ? kLeastNorm : norms[row];
-      for (int64_t c = 0; c < width; ++c) out[i * width + c] = x[row * width + c] / divisor;
-    }
-  });
-  return units;
-}
-
 // The place of the largest value, the first of equal ones; what is not a number is larger than all, as for torch.max.
 template <typename scalar_t>
 int64_t argmax(const scalar_t* values, int64_t count) {
@@ -80,15 +59,17 @@ int64_t argmax(const scalar_t* values, int64_t count) {
   return best;
 }
 
+// Pairs of tokens at a and at b, the strongest first. Cosines are compared as scalar_t.
 template <typename scalar_t>
 void pair_up(
-    const scalar_t* similarity, const int64_t* a, const int64_t* b, int64_t n, int64_t m, int64_t r, int64_t* source,
+    const Cosines& of, const double* cosines, const int64_t* a, const int64_t* b, int64_t r, int64_t* source,
     int64_t* target) {
-  std::vector<int64_t> nearest(n), order(n);
-  std::vector<scalar_t> strongest(n);
-  for (int64_t i = 0; i < n; ++i) {
-    nearest[i] = argmax(similarity + i * m, m);
-    strongest[i] = similarity[i * m + nearest[i]];
+  std::vector<int64_t> nearest(of.n), order(of.n);
+  std::vector<scalar_t> strongest(of.n), similarity(of.m);
+  for (int64_t i = 0; i < of.n; ++i) {
+    std::copy_n(cosines + i * of.columns, of.m, similarity.begin());
+    nearest[i] = argmax(similarity.data(), of.m);
+    strongest[i] = similarity[nearest[i]];
   }
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
@@ -134,25 +115,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   auto keep = at::empty({images, length - r}, like), count = at::empty({images, length - r}, like);
   auto index = at::empty({images, length}, like), classes = at::empty(cls_index.sizes(), like);
 
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  auto x = metric.to(at::kDouble);
-  const auto norm = at::linalg_vector_norm(x, 2, at::IntArrayRef(-1), /*keepdim=*/true);
-  x = x.contiguous();
-  auto similarity = at::matmul(take_units(x, norm, sides.a, sides.n), take_units(x, norm, sides.b, sides.m).mT());
-  similarity = similarity.to(c10::promoteTypes(metric.scalar_type(), at::kFloat));
-  VIM_FLOATING(similarity.scalar_type(), scalar_t, {
-    const auto similar = similarity.const_data_ptr<scalar_t>();
-    const auto cls = cls_index.accessor<int64_t, 2>();
-    auto new_cls = classes.accessor<int64_t, 2>();
-    int64_t *sources = source.mutable_data_ptr<int64_t>(), *targets = target.mutable_data_ptr<int64_t>();
-    int64_t *keeps = keep.mutable_data_ptr<int64_t>(), *indices = index.mutable_data_ptr<int64_t>();
-    int64_t* counts = count.mutable_data_ptr<int64_t>();
+  const auto metric_ = metric.contiguous();
+  const auto cls = cls_index.accessor<int64_t, 2>();
+  auto new_cls = classes.accessor<int64_t, 2>();
+  int64_t *sources = source.mutable_data_ptr<int64_t>(), *targets = target.mutable_data_ptr<int64_t>();
+  int64_t *keeps = keep.mutable_data_ptr<int64_t>(), *indices = index.mutable_data_ptr<int64_t>();
+  int64_t* counts = count.mutable_data_ptr<int64_t>();
+  VIM_TOKENS(metric.scalar_type(), {
+    using similarity_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+    const auto tokens = metric_.const_data_ptr<scalar_t>();
     at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+      Cosines cosines(sides.n, sides.m, metric.size(2));
       for (int64_t image = begin; image < end; ++image) {
+        const int64_t *a = sides.a.data() + image * sides.n, *b = sides.b.data() + image * sides.m;
         int64_t *from = sources + image * r, *to = targets + image * r, *place = indices + image * length;
-        pair_up(
-            similar + image * sides.n * sides.m, sides.a.data() + image * sides.n, sides.b.data() + image * sides.m,
-            sides.n, sides.m, r, from, to);
+        pair_up<similarity_t>(cosines, cosines(tokens + image * length * metric.size(2), a, b), a, b, r, from, to);
         close_up(from, to, length, r, keeps + image * (length - r), place, counts + image * (length - r));
         for (int64_t k = 0; k < cls_index.size(1); ++k) new_cls[image][k] = place[cls[image][k]];
       }

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "merge.h"
 #include "tokens.h"
 
 namespace vim {
@@ -78,7 +79,9 @@ struct Sizes {
 
 std::vector<int64_t> counts(const Map& map) {
   std::vector<int64_t> count(map.images * map.left);
-  for (int64_t i = 0; i < map.images * map.length; ++i) ++count[i / map.length * map.left + map.index[i]];
+  for (int64_t image = 0; image < map.images; ++image) {
+    for (int64_t i = 0; i < map.length; ++i) ++count[image * map.left + map.index[image * map.length + i]];
+  }
   return count;
 }
 
@@ -155,18 +158,6 @@ at::Tensor spread_one(const Map& map, const at::Tensor& grad, const size_t_* sha
   return out;
 }
 
-// Run `...` with scalar_t as the dtype of tokens.
-#define VIM_TOKENS(type, ...)             \
-  if ((type) == at::kBFloat16) {          \
-    using scalar_t = at::BFloat16;        \
-    __VA_ARGS__;                          \
-  } else if ((type) == at::kHalf) {       \
-    using scalar_t = at::Half;            \
-    __VA_ARGS__;                          \
-  } else {                                \
-    VIM_FLOATING(type, scalar_t, __VA_ARGS__) \
-  }
-
 void check_fits(const char* name, const at::Tensor& x, int64_t images, int64_t tokens) {
   check_tokens(name, x);
   TORCH_CHECK(x.is_cpu(), name, " must be on the CPU");
@@ -178,6 +169,8 @@ void check_fits(const char* name, const at::Tensor& x, int64_t images, int64_t t
 void check_size(const Map& map, const at::Tensor& size) {
   TORCH_CHECK(size.sizes() == at::IntArrayRef({map.images, map.length}), "size must be [images, tokens]");
 }
+
+}  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> merge(
     const at::Tensor& hidden, const at::Tensor& residual, const at::Tensor& size, const at::Tensor& keep,
@@ -213,8 +206,6 @@ std::tuple<at::Tensor, at::Tensor> merge_backward(
   });
   return {hidden, residual};
 }
-
-}  // namespace
 
 TORCH_LIBRARY_FRAGMENT(vim, m) {
   m.def(

@@ -20,4 +20,16 @@ inline void check_tokens(const char* name, const at::Tensor& t) {
     __VA_ARGS__;                                                     \
   }
 
+// Run `...` with scalar_t as the dtype of tokens.
+#define VIM_TOKENS(type, ...)             \
+  if ((type) == at::kBFloat16) {          \
+    using scalar_t = at::BFloat16;        \
+    __VA_ARGS__;                          \
+  } else if ((type) == at::kHalf) {       \
+    using scalar_t = at::Half;            \
+    __VA_ARGS__;                          \
+  } else {                                \
+    VIM_FLOATING(type, scalar_t, __VA_ARGS__) \
+  }
+
 }  // namespace vim

@@ -224,5 +224,17 @@ def test_every_layer_merges_in_one_operation():
     assert {event.key: event.count for event in profile.key_averages()}["vim::merge"] == 2
 
 
+def test_under_transforms_the_definition_merges():
+    hidden, residual = torch.randn(2, 2, 12, 3)
+    entering = Tokens(hidden, residual, torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 12))
+
+    def loss(hidden):
+        return TokenFusion(2)(entering._replace(hidden=hidden)).hidden.square().sum()
+
+    leaf = hidden.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(hidden), expected)
+
+
 def test_every_field_is_compared():
     assert {field.name for field in fields(fusion.Matching)} == {*POSITIONS, "rows"}
