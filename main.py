@@ -35,6 +35,7 @@ from training.build.data import Data, build_data
 from training.build.fusion import fuse
 from training.build.model import check_model, check_scanned, new_model, with_image_size
 from training.build.optimizer import check_optimizer
+from training.build.stages import build_stages
 from training.build.state import build_state, check_same_start, gather_facts
 from training.build.teacher import check_teacher
 from training.build.weights import fit_weights, start_from, start_of
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             fusion.use_backend("reference" if settings.scan_backend == "reference" else "auto")
             random_seed(settings.seed)  # the same weights on every process, and so the same average of them
             model = new_model(settings)
+            build_stages(with_image_size(settings, model), model)  # a wrong size ends the run before data are read
 
         with in_one_line(met_by="machine"):
             world = start_process(settings)
@@ -109,7 +111,7 @@ def check_names(settings: Settings) -> None:
     datasets.check(settings)
     if settings.log_wandb:
         check_wandb()
-    if settings.skip_bad_images:
+    if settings.skip_bad_images or settings.train_img_sizes:
         datasets.check_indexed(settings)
 
 
@@ -123,6 +125,8 @@ def start_process(settings: RunSettings) -> World:
         be_deterministic()
     world = init_world(settings.device)
     check_scan(settings, ssm.pick(world.device.type).name)
+    if settings.deterministic and settings.train_img_sizes and world.device.type == "cuda":
+        raise ValueError("--deterministic: PyTorch resamples position embeddings, for --train-img-sizes, in any order")
     return world
 
 
@@ -183,9 +187,11 @@ def build_trainer(
 ) -> tuple[Trainer, Facts]:
     """Build the training that settings ask for, new or resumed from a checkpoint, and gather its facts."""
     batches = train_loader(data.train, settings, world)
-    state, facts = build_state(settings, world, model, weights, saved, data, batches)
+    stages = build_stages(settings, model)
+    grown = stages if settings.train_img_sizes else ()
+    state, facts = build_state(settings, world, model, weights, saved, data, batches, grown)
     check_same_start(state, world)
-    return Trainer(settings, world, state, data, batches, facts.last_epoch), facts
+    return Trainer(settings, world, state, data, batches, facts.last_epoch, stages), facts
 
 
 def train_and_log(trainer: Trainer) -> None:

@@ -4,7 +4,9 @@ Importing this module registers its models with timm: `timm.create_model("vim_ti
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -139,6 +141,10 @@ class VisionMamba(nn.Module):
         drop_rate: Dropout after the position embedding.
         drop_path_rate: Stochastic depth of the last layer's output; the rates of earlier layers rise linearly to it.
 
+    Attributes:
+        pos_grid: The grid of patches, (rows, columns), that the position embedding is of. After
+            `patch_embed.set_input_size`, images have another grid, and every forward pass resamples the embedding.
+
     Raises:
         ValueError: Patches don't tile the image, class_token or global_pool is unknown, or a size is no whole number
             of at least 1.
@@ -183,6 +189,7 @@ class VisionMamba(nn.Module):
             setattr(self, name, nn.Parameter(torch.zeros(1, 1, embed_dim)))
         length = self.patch_embed.num_patches + self.num_prefix_tokens
         self.pos_embed = nn.Parameter(torch.zeros(1, length, embed_dim))
+        self.pos_grid = self.patch_embed.grid_size
         self.pos_drop = nn.Dropout(drop_rate)
 
         # A block drops the output of the block before it, so each rate is one block later than in a ViT.
@@ -283,10 +290,10 @@ class VisionMamba(nn.Module):
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Set the size of the images that the model takes, and resample the position embedding."""
-        old_grid = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size)
-        resized = resize_pos_embed(self.pos_embed, self.patch_embed.grid_size, self.class_token, old_grid)
-        self.pos_embed = nn.Parameter(resized.detach(), requires_grad=self.pos_embed.requires_grad)
+        resized = self._pos_embed_of_images().detach()
+        self.pos_embed = nn.Parameter(resized, requires_grad=self.pos_embed.requires_grad)
+        self.pos_grid = self.patch_embed.grid_size
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images [B, C, H, W]: logits [B, num_classes]."""
@@ -372,9 +379,8 @@ class VisionMamba(nn.Module):
         positions = class_token_positions(self.class_token, M)
         if self.random_class_position and self.training:
             positions = (int(torch.randint(M + 1, (1,))),)
-        for position, token in zip(positions, self._class_tokens(), strict=True):
-            x = torch.cat((x[:, :position], token.expand(B, -1, -1), x[:, position:]), dim=1)
-        x = self.pos_drop(x + self.pos_embed)
+        x = insert_tokens(x, [token.expand(B, -1, -1) for token in self._class_tokens()], positions)
+        x = self.pos_drop(x + self._pos_embed_of_images())
         L = x.shape[1]
         cls_index = positions_of_all(x, positions)
         source, shuffled = None, self.random_order and self.training
@@ -385,6 +391,13 @@ class VisionMamba(nn.Module):
             source = source.expand(B, -1)
         tokens = Tokens(hidden=x, residual=None, cls_index=cls_index, size=x.new_ones(B, L), source=source)
         return _shuffle(tokens) if shuffled else tokens
+
+    def _pos_embed_of_images(self) -> Tensor:
+        """Return the position embedding, resampled if the images have another grid of patches than it."""
+        grid = self.patch_embed.grid_size
+        if grid == self.pos_grid:
+            return self.pos_embed
+        return resize_pos_embed(self.pos_embed, grid, self.class_token, self.pos_grid)
 
     def _run(self, block: Block, tokens: Tokens) -> Tokens:
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
@@ -409,6 +422,13 @@ class VisionMamba(nn.Module):
 def class_token_positions(class_token: str, num_patches: int) -> tuple[int, ...]:
     """Return the positions of the class tokens in a sequence of num_patches patches and these class tokens."""
     return {"middle": (num_patches // 2,), "front": (0,), "double": (0, num_patches + 1), "none": ()}[class_token]
+
+
+def insert_tokens(x: Tensor, tokens: Sequence[Tensor], positions: Sequence[int]) -> Tensor:
+    """Insert tokens, each [B, 1, D], into x [B, L, D], so that they stand at these ascending positions."""
+    for token, position in zip(tokens, positions, strict=True):
+        x = torch.cat((x[:, :position], token, x[:, position:]), dim=1)
+    return x
 
 
 def _take_tokens(x: Tensor, index: Tensor) -> Tensor:
@@ -465,15 +485,13 @@ def resize_pos_embed(
         old_grid = (side, side)
     if math.prod(old_grid) != old_patches or not old_patches:
         raise ValueError(f"a position embedding of {old_patches} patches is no grid of {old_grid[0]} x {old_grid[1]}")
-    old_places = list(class_token_positions(class_token, old_patches))
-    old_others = [i for i in range(pos_embed.shape[1]) if i not in old_places]
-    prefix_first = pos_embed[:, old_places + old_others]
-    prefix_first = resample_abs_pos_embed(prefix_first, grid_size, old_grid, num_prefix_tokens=num_classes)
-    resized = prefix_first[:, num_classes:]
-    new_places = class_token_positions(class_token, math.prod(grid_size))
-    for i, place in enumerate(new_places):
-        resized = torch.cat((resized[:, :place], prefix_first[:, i : i + 1], resized[:, place:]), dim=1)
-    return resized
+    # Cut into slices, not by a list of positions: copying a list to a GPU would wait for the GPU.
+    places = class_token_positions(class_token, old_patches)
+    bounds = pairwise((-1, *places, pos_embed.shape[1]))
+    patches = torch.cat([pos_embed[:, before + 1 : place] for before, place in bounds], dim=1)
+    resized = resample_abs_pos_embed(patches, grid_size, old_grid, num_prefix_tokens=0)
+    classes = [pos_embed[:, place : place + 1] for place in places]
+    return insert_tokens(resized, classes, class_token_positions(class_token, math.prod(grid_size)))
 
 
 # Published name -> ours. The published mixer holds both directions side by side, the backward one marked by _b.
@@ -515,7 +533,7 @@ def checkpoint_filter_fn(state_dict: dict, model: VisionMamba, entry: str = "mod
         prefix, mixer, name = key.partition(".mixer.")
         renamed[f"{prefix}{mixer}{_PUBLISHED_NAMES.get(name, name)}"] = value
     pos_embed = renamed.get("pos_embed")
-    new_grid = model.patch_embed.grid_size
+    new_grid = model.pos_grid
     if pos_embed is None or pos_embed.ndim != 3:
         return renamed
     if old_grid != new_grid if old_grid else pos_embed.shape[1] != model.pos_embed.shape[1]:

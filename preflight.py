@@ -18,18 +18,29 @@ from training.words import counted
 
 
 def check(trainer: Trainer) -> None:
-    """Train on a batch, evaluate on a batch, save and load, and print the result of each; keep nothing.
+    """Train on a batch of each size, evaluate on one, save and load, and print the result of each; keep nothing.
 
     Raises:
         FloatingPointError: The loss or its gradient is not finite.
         OSError: There is no batch, an image can't be read, or a checkpoint can't be written.
     """
     settings, world, state = trainer.settings, trainer.world, trainer.state
-    state.sums = EpochSums()
-    trainer.start_epoch()
     trainer.memory.start_training()
+    for epoch in sorted({max(state.epoch, stage.first_epoch) for stage in trainer.stages}):
+        state.epoch, state.sums = epoch, EpochSums()
+        trainer.start_epoch()
+        _train(trainer)
+    scores = trainer.evaluate(lambda: itertools.islice(readable(trainer.test_batches), 1))
+    _say(world, "test", f"one batch in {scores['test_seconds']:.1f} s: loss {scores['test_loss']:.4f}")
+    if world.is_main:
+        _say(world, "checkpoint", _write_and_read(state, settings.output_dir))
+    barrier(world)
+    _say(world, "check", "everything works; nothing was kept")
 
-    start = time.perf_counter()
+
+def _train(trainer: Trainer) -> None:
+    """Train on the first batch of the epoch, and print what came of it; raise what check raises."""
+    world, start = trainer.world, time.perf_counter()
     batch = next(readable(trainer.train_batches), None)
     if batch is None:
         raise OSError("the training data gave no batch")
@@ -41,7 +52,7 @@ def check(trainer: Trainer) -> None:
         f"the first after {time.perf_counter() - start:.1f} s",
     )
     trained = trainer.train([batch])
-    if trained["skipped_steps"] and state.scaler is None:
+    if trained["skipped_steps"] and trainer.state.scaler is None:
         raise FloatingPointError("--check: the loss or its gradient is not finite")
     _say(
         world,
@@ -50,12 +61,6 @@ def check(trainer: Trainer) -> None:
         f"gradient norm {trained['train_grad_norm']:.4g}, memory {trained['training_memory_mb']:.0f} MB, "
         f"peak {trained['peak_memory_mb']:.0f} MB",
     )
-    scores = trainer.evaluate(lambda: itertools.islice(readable(trainer.test_batches), 1))
-    _say(world, "test", f"one batch in {scores['test_seconds']:.1f} s: loss {scores['test_loss']:.4f}")
-    if world.is_main:
-        _say(world, "checkpoint", _write_and_read(state, settings.output_dir))
-    barrier(world)
-    _say(world, "check", "everything works; nothing was kept")
 
 
 def readable(batches: Iterable) -> Iterator:

@@ -1,7 +1,7 @@
 """Run a training: train, evaluate, log and save each epoch; if interrupted, save and exit."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from fusion import pictures
 from models_mamba import VisionMamba
 from training.build.data import Data
 from training.build.objective import build_mixup, build_objective
+from training.build.stages import Stage
 from training.data.loaders import augmented_images, images_per_batch, shared_out, start_epoch, test_loader
 from training.records.console import describe_end, describe_epoch
 from training.records.logbook import Logbook
@@ -26,6 +27,7 @@ from training.runtime.memory import PeakMemory
 from training.runtime.precision import autocast_dtype
 from training.runtime.spinning import Spinning, watch_others
 from training.settings.settings import Settings
+from training.settings.stages import stage_of
 from training.state import checkpoint, history
 from training.state.training_state import TrainingState
 from training.step.epoch import Batches, Learner, StepOptions
@@ -42,6 +44,7 @@ class Trainer:
         data: The images.
         train_batches: The loader of the training images.
         last_epoch: Number of epochs in the schedule.
+        stages: What the model takes and fuses in them.
 
     Raises:
         ValueError: The teacher can't be loaded, or no box of cutmix fits the images.
@@ -55,9 +58,11 @@ class Trainer:
         data: Data,
         train_batches: DataLoader,
         last_epoch: int,
+        stages: Sequence[Stage],
     ) -> None:
         self.settings, self.world, self.state = settings, world, state
-        self.train_batches, self.test_set, self.last_epoch = train_batches, data.test, last_epoch
+        self.train_batches, self.test_set = train_batches, data.test
+        self.last_epoch, self.stages = last_epoch, stages
         model = torch.compile(state.model, fullgraph=True) if settings.compile else state.model
         model = DistributedDataParallel(model) if world.size > 1 else model
         objective = build_objective(settings, world, state.classes)
@@ -82,6 +87,10 @@ class Trainer:
         differs = f", although {', '.join(self.state.changed)}" if self.state.changed else ""
         return f"epoch {self.state.epoch}, step {steps}{differs}"
 
+    def stage(self, epoch: int) -> Stage:
+        """Return the stage that an epoch belongs to."""
+        return self.stages[stage_of(epoch, self.settings)]
+
     def start_epoch(self) -> None:
         """Set the order of the images, without the steps already done, and the learning rate of the state's epoch."""
         state, seed = self.state, self.settings.seed
@@ -96,20 +105,22 @@ class Trainer:
     def seconds_left(self, records: list[dict]) -> float:
         """Estimate the seconds of the epochs that are left from the records of those that are done."""
         left = range(self.state.epoch, self.last_epoch)
-        return seconds_left(records, len(left), sum(map(self.evaluates, left)))
+        done_work = [self.stage(record["epoch"]).flops for record in records]
+        return seconds_left(records, done_work, [self.stage(e).flops for e in left], sum(map(self.evaluates, left)))
 
     def train(self, batches: Iterable, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Train on batches of the state's epoch, and return what train_one_epoch returns."""
-        return train_one_epoch(
-            self.learner,
-            Batches(batches, self.mixup, self.whole_batch),
-            self.options,
-            self.world,
-            self.state.epoch,
-            memory=self.memory,
-            sums=self.state.sums,
-            after_step=after_step,
-        )
+        """Train on batches of the state's epoch, in its stage, and return what train_one_epoch returns."""
+        with self.stage(self.state.epoch).entered(self.state.model):
+            return train_one_epoch(
+                self.learner,
+                Batches(batches, self.mixup, self.whole_batch),
+                self.options,
+                self.world,
+                self.state.epoch,
+                memory=self.memory,
+                sums=self.state.sums,
+                after_step=after_step,
+            )
 
     def evaluate(self, batches: Callable[[], Iterable]) -> dict[str, float]:
         """Evaluate the weights and, if one is kept, their average on the images of batches()."""
@@ -146,6 +157,10 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             epoch = state.epoch
             trainer.start_epoch()
             record = {"epoch": epoch, "scan_backend": ssm.pick(world.device.type).name, "processes": world.size}
+            if settings.train_img_sizes:
+                stage = trainer.stage(epoch)
+                tokens = {"tokens": stage.token_counts[0], "tokens_at_end": stage.token_counts[-1]}
+                record |= {"image_size": stage.size[0], **tokens}
             others = watch_others()
             record |= trainer.train(interruption.between(trainer.train_batches), after_step)
             (record["cores_of_others"],) = all_reduce([others.busy_cores()], world, "MAX")

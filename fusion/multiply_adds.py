@@ -40,7 +40,7 @@ def cost(model: nn.Module, plan: Sequence[int] | None = None, method: Method | N
     parts = dict.fromkeys(("embedding", "products", "convolution", "scan", "matching", "head"), 0)
     weight = model.patch_embed.proj.weight
     parts["embedding"] = model.patch_embed.num_patches * weight.numel()
-    length = model.pos_embed.shape[1]
+    length = model.patch_embed.num_patches + model.num_prefix_tokens
     for block, r in zip(model.layers, plan, strict=True):
         _add_mixer(parts, block.mixer, length)
         if r:

@@ -54,8 +54,9 @@ class BenchmarkSettings(Settings):
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(BenchmarkSettings, PROGRAM, __doc__.splitlines()[0])
-    # --eval would leave the training images out.
-    settings, world = replace(parse_args(argv, parser), eval=False), World(torch.device("cpu"), 0, 1)
+    # --eval would leave the training images out, --train-img-sizes load smaller ones.
+    settings = replace(parse_args(argv, parser), eval=False, train_img_sizes=None)
+    world = World(torch.device("cpu"), 0, 1)
     with in_one_line(program=PROGRAM):
         check_names(settings)
         datasets.check_indexed(settings)

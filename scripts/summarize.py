@@ -7,8 +7,9 @@
 
 Runs that differ in nothing but the seed are one row, mean ± standard deviation, called by what their directories' names
 have in common. Seconds are those of training an epoch: the median of a run's epochs, so that a slow moment of the
-machine doesn't count; memory is the largest of any epoch. "x time" and "x memory" compare with the run of the same seed
-that fuses nothing, and are left out if there is none; "x tokens", the mean number of tokens in a layer against that
+machine doesn't count, or where images grow, the mean over the epochs of the medians for their sizes; memory is the
+largest of any epoch. "x time" and "x memory" compare with the same epochs of the run of the same seed that fuses
+nothing, and are left out if there is none; "x tokens", the mean number of tokens in a layer against that
 run's, is what both should be if time and memory followed the tokens. A row of "2 of 3" epochs is not finished.
 """
 
@@ -100,7 +101,10 @@ def row(runs: list[Run], experiments: list[list[Run]]) -> dict[str, str]:
 
 
 def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[float]]:
-    """Return each measured column's values, one for each run; ratios are to the run of the same seed without fusion."""
+    """Return each measured column's values, one for each run.
+
+    Ratios are to the run of the same seed without fusion, and to no more of it than the run itself has done.
+    """
     found = {
         "s / epoch": [run.seconds_per_epoch for run in runs],
         "training MB": [run.largest("training_memory_mb") for run in runs],
@@ -109,8 +113,9 @@ def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[flo
     if all(run.evaluated for run in runs):
         found["best top-1 %"] = [run.largest("test_acc1") for run in runs]
         found["top-1 %"] = [run.evaluated[-1]["test_acc1"] for run in runs]
-    pairs = [(run, same_seed(run, plain or [])) for run in runs]
-    if all(other for _, other in pairs):
+    others = [same_seed(run, plain or []) for run in runs]
+    if all(others):
+        pairs = [(run, other.until(run.epochs[-1]["epoch"])) for run, other in zip(runs, others, strict=True)]
         found["x time"] = [run.seconds_per_epoch / other.seconds_per_epoch for run, other in pairs]
         if all(other.largest("training_memory_mb") for _, other in pairs):  # 0 where the system can't reset its peak
             found["x memory"] = [

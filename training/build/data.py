@@ -10,6 +10,7 @@ import datasets
 from training.data.broken_images import SkipBroken
 from training.data.classes import check_all_there, class_names
 from training.data.real_labels import check_real_labels
+from training.data.sizes import at_train_sizes
 from training.runtime.distributed import World, main_process_first
 from training.runtime.progress import length
 from training.settings.settings import Settings
@@ -60,6 +61,7 @@ def build_data(settings: Settings, world: World, saved: dict | None = None) -> D
             if classes and not settings.resume_anyway:
                 check_all_there(classes, train, f"--resume {settings.resume}")
             classes = classes or class_names(train)
+            train = at_train_sizes(train, settings) if settings.train_img_sizes else train
         test, num_classes = datasets.build_dataset(False, settings, classes)
         real_labels = check_real_labels(settings.real_labels, test, classes) if settings.real_labels else None
         if settings.skip_bad_images:

@@ -3,6 +3,7 @@
 from functools import partial
 
 import fusion
+from fusion.injection import injected_plan
 from models_mamba import VisionMamba
 from training.settings.failure import naming_flags
 from training.settings.model import FusionMethodSettings, FusionPlanSettings, FusionSettings
@@ -146,5 +147,4 @@ def _check_effect(method: fusion.Method, plan: tuple[int, ...]) -> None:
 
 def token_counts(model: VisionMamba) -> tuple[int, ...]:
     """Return the lengths of the sequence before layer 0 and after each layer."""
-    plan = [block.fusion.r if isinstance(block.fusion, fusion.TokenFusion) else 0 for block in model.layers]
-    return fusion.token_counts(plan, model.pos_embed.shape[1])
+    return fusion.token_counts(injected_plan(model), model.patch_embed.num_patches + model.num_prefix_tokens)

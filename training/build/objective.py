@@ -6,6 +6,7 @@ from timm.task import DistillationTeacher
 from training.build.teacher import build_teacher
 from training.runtime.distributed import World
 from training.settings.settings import Settings
+from training.settings.stages import train_sizes
 from training.step.criteria import binary_cross_entropy, create_criterion
 from training.step.objectives import Classification, Cosub, Distillation, Objective
 
@@ -37,10 +38,9 @@ def build_mixup(settings: Settings) -> Mixup | None:
         return None
     if settings.cutmix_minmax:
         low, high = settings.cutmix_minmax
-        if any(int(low * side) == int(high * side) for side in settings.input_size):
-            raise ValueError(
-                f"--cutmix-minmax: no whole number of pixels is {low:g} to {high:g} of {settings.input_size}"
-            )
+        for size in train_sizes(settings):
+            if any(int(low * side) == int(high * side) for side in size):
+                raise ValueError(f"--cutmix-minmax: no whole number of pixels is {low:g} to {high:g} of {size}")
     return Mixup(
         settings.mixup,
         settings.cutmix,

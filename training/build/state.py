@@ -1,5 +1,6 @@
 """Build the state that training changes, new or continued from a checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 
@@ -12,6 +13,7 @@ from training.build.data import Data
 from training.build.fusion import token_counts
 from training.build.model import choose_trained
 from training.build.optimizer import build_average, build_optimizer, build_scheduler
+from training.build.stages import Stage
 from training.data.loaders import steps_per_epoch
 from training.runtime.distributed import World, all_reduce
 from training.runtime.machine import device_name, versions
@@ -31,6 +33,7 @@ def gather_facts(
     weights: str,
     updates_per_epoch: int | None = None,
     last_epoch: int | None = None,
+    stages: Sequence[Stage] = (),
 ) -> Facts:
     """Gather the facts that follow from the settings, each from the code that owns it.
 
@@ -41,11 +44,14 @@ def gather_facts(
         weights: Where its weights come from.
         updates_per_epoch: Steps of an epoch if the rate changes with every step, else 0; None for an evaluation.
         last_epoch: Number of epochs in the schedule; None for an evaluation.
+        stages: Those of --train-img-sizes; none without it.
     """
     global_batch = settings.step_size * world.size
     return Facts(
         mixed=settings.mixed,
         token_counts=token_counts(model),
+        stages=tuple((stage.first_epoch, stage.size[0]) for stage in stages),
+        stage_token_counts=tuple(stage.token_counts for stage in stages),
         flops=fusion.flops(model),
         weights=weights,
         processes=world.size,
@@ -67,6 +73,7 @@ def build_state(
     saved: dict | None,
     data: Data,
     train_batches: DataLoader,
+    stages: Sequence[Stage] = (),
 ) -> tuple[TrainingState, Facts]:
     """Build the parts of a training that change, and gather its facts.
 
@@ -78,6 +85,7 @@ def build_state(
         saved: The checkpoint to continue, whose weights the model already has; None for a new run.
         data: The images.
         train_batches: The loader of the training images.
+        stages: As for gather_facts.
 
     Raises:
         ValueError: The optimizer or schedule can't be built, or the checkpoint can't be continued.
@@ -87,7 +95,7 @@ def build_state(
     optimizer = build_optimizer(settings, model, rates.lr)
     updates_per_epoch = steps_per_epoch(train_batches, settings) if settings.sched_on_updates else 0
     scheduler, last_epoch = build_scheduler(settings, optimizer, rates, updates_per_epoch)
-    facts = gather_facts(settings, world, model, weights, updates_per_epoch, last_epoch)
+    facts = gather_facts(settings, world, model, weights, updates_per_epoch, last_epoch, stages)
     state = TrainingState(
         model=model,
         ema=build_average(settings, model),

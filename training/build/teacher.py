@@ -9,6 +9,7 @@ from training.data.classes import shortened
 from training.settings.failure import check_known
 from training.settings.learning import LossSettings
 from training.settings.settings import Settings
+from training.settings.stages import train_sizes
 from training.state import checkpoint
 
 
@@ -40,10 +41,9 @@ def build_teacher(settings: Settings, device: torch.device, classes: list[str] |
     checkpoint.check_fit(teacher, weights, f"--teacher-path {settings.teacher_path}")
     teacher.load_state_dict(weights)
     teacher.eval().requires_grad_(False).to(device)
-    try:
-        teacher(torch.zeros(1, 3, *settings.input_size, device=device))
-    except Exception as error:  # each model refuses a size in its own way
-        raise ValueError(
-            f"--teacher-model {settings.teacher_model}: no images of {settings.input_size}: {error}"
-        ) from error
+    for size in train_sizes(settings):
+        try:
+            teacher(torch.zeros(1, 3, *size, device=device))
+        except Exception as error:  # each model refuses a size in its own way
+            raise ValueError(f"--teacher-model {settings.teacher_model}: no images of {size}: {error}") from error
     return teacher

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from training.runtime.threads import share_of_cores
 from training.settings.images import DataSettings, LoadingSettings
 from training.settings.run import ProcessSettings
 from training.settings.settings import Settings
+from training.settings.stages import stage_of
 
 REPEATS = 3  # times that repeated augmentation draws an image, as in DeiT
 
@@ -28,13 +30,15 @@ def usable_workers(wanted: int) -> int:
 def train_loader(dataset: Dataset, settings: Settings, world: World) -> DataLoader:
     """Build a loader of shuffled batches of equal size, one per step of the optimizer.
 
-    If there are fewer images than a batch holds, they are one short batch.
+    If there are fewer images than a batch holds, they are one short batch. With --train-img-sizes the data set is one
+    of `at_train_sizes`.
     """
     batch_size = settings.step_size
     if isinstance(dataset, IterableDataset):  # a stream shuffles and divides itself among processes
         return _loader(dataset, settings, world, batch_size=batch_size, drop_last=True)
     repeats = REPEATS if settings.repeated_aug else 1
-    sampler = TrainSampler(len(dataset), world.size, world.rank, settings.seed, repeats=repeats)
+    stages = partial(stage_of, settings=settings) if settings.train_img_sizes else None
+    sampler = TrainSampler(len(dataset), world.size, world.rank, settings.seed, repeats=repeats, stage_of=stages)
     full = drop_last(sampler, batch_size)
     return _loader(SeededImages(dataset), settings, world, sampler=sampler, batch_size=batch_size, drop_last=full)
 

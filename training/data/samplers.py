@@ -4,7 +4,7 @@ Both samplers put all indices in one global order, the same on every process, an
 from the r-th on. So the images of step k, over all processes, depend only on the global batch size and not on W.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -29,13 +29,21 @@ class TrainSampler(Sampler):
         seed: Seed of the order.
         shuffle: False keeps the data set's order.
         repeats: How often an epoch draws each of its images.
+        stage_of: Gives an epoch's stage, for a data set that augments by it; None for one that takes indices alone.
 
     Raises:
         ValueError: num_samples or repeats is below 1, or rank is not one of world_size processes.
     """
 
     def __init__(
-        self, num_samples: int, world_size: int, rank: int, seed: int, shuffle: bool = True, repeats: int = 1
+        self,
+        num_samples: int,
+        world_size: int,
+        rank: int,
+        seed: int,
+        shuffle: bool = True,
+        repeats: int = 1,
+        stage_of: Callable[[int], int] | None = None,
     ) -> None:
         if num_samples < 1 or repeats < 1:
             raise ValueError(f"num_samples and repeats must be at least 1, not {num_samples} and {repeats}")
@@ -46,6 +54,7 @@ class TrainSampler(Sampler):
         self.seed = seed
         self.shuffle = shuffle
         self.repeats = repeats
+        self.stage_of = stage_of
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -64,8 +73,9 @@ class TrainSampler(Sampler):
         order = self._global_order()
         mine = np.arange(self.rank, len(self) * self.world_size, self.world_size)[self.start :]
         indices = order[mine % len(order)].tolist()
+        stage = self.stage_of and self.stage_of(self.epoch)
         for index, place in zip(indices, mine.tolist(), strict=True):
-            yield Draw(index, (self.seed, self.epoch, place))
+            yield Draw(index if stage is None else (index, stage), (self.seed, self.epoch, place))
 
     def _global_order(self) -> np.ndarray:
         cycle, part = divmod(self.epoch, self.repeats)

@@ -1,5 +1,7 @@
 """Print a run: an overview before training, then one line for each epoch."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -62,6 +64,7 @@ def print_overview(
         ("scan", f"{scan.name} backend ({scan.reason})"),
         ("fusion", f"{_strategy(settings, facts)}; tokens before layer 0 and after each layer:"),
         ("", format_counts(facts.token_counts)),
+        *_stages(facts),
         *(("note", note) for note in settings.notes),
         ("cost", f"{facts.flops / 1e6:,.0f} million multiply-adds an image, forward{_share(facts, model)}"),
     ]
@@ -83,6 +86,17 @@ def print_overview(
     for label, text in rows:
         print(f"{label:<11}{text}")
     print(flush=True)
+
+
+def _stages(facts: Facts) -> Iterator[tuple[str, str]]:
+    """Yield two rows for each stage of --train-img-sizes: its images and epochs, and its tokens."""
+    for (first, side), following, counts in zip(
+        facts.stages, [*facts.stages[1:], (facts.last_epoch, None)], facts.stage_token_counts, strict=False
+    ):
+        last = following[0] - 1
+        epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+        yield "training", f"{side} x {side} pixels in {epochs}; tokens before layer 0 and after each layer:"
+        yield "", format_counts(counts)
 
 
 def _start(settings: RunSettings, place: str) -> str:
@@ -150,13 +164,22 @@ def describe_epoch(record: dict, last_epoch: int, best_acc1: float, seconds_left
     skipped = f", {record['skipped_images']} broken images skipped" if record.get("skipped_images") else ""
     shared = _shared(record["cores_of_others"])
     return (
-        f"epoch {record['epoch']:>{len(str(last_epoch - 1))}}/{last_epoch - 1}: "
+        f"epoch {record['epoch']:>{len(str(last_epoch - 1))}}/{last_epoch - 1}: {_images(record)}"
         f"loss {record['train_loss']:.4f}, {_score(record, best_acc1)}, "
         f"{record['train_seconds']:.1f} s (waited {record['data_seconds']:.1f} s for data), "
         f"{record['images_per_second']:.0f} images/s, "
         f"peak memory {record['peak_memory_mb']:.0f} MB (training {record['training_memory_mb']:.0f} MB)"
         f"{skipped}{shared}{f', {clock(seconds_left)} left' if seconds_left else ''}"
     )
+
+
+def _images(record: dict) -> str:
+    """Return the size and tokens of the training images, such as '160 pixels, 101 to 17 tokens, ', if they grow."""
+    if "image_size" not in record:
+        return ""
+    first, last = record["tokens"], record["tokens_at_end"]
+    tokens = f"{first} tokens" if first == last else f"{first} to {last} tokens"
+    return f"{record['image_size']} pixels, {tokens}, "
 
 
 def _score(record: dict, best_acc1: float) -> str:

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 
 from training.records.lock import locked
 from training.records.runs import Run, read_log
@@ -57,7 +56,7 @@ class Logbook:
         results = {
             "top1": self._column("test_acc1")[-1],
             "best_top1": max(self._column("test_acc1")),
-            "seconds_per_epoch": median(self._column("train_seconds")),
+            "seconds_per_epoch": run.seconds_per_epoch,
             "training_memory_mb": max(self._column("training_memory_mb")),
         }
         self.board.result(run, results)

@@ -15,8 +15,15 @@ def evaluation_seconds(record: dict) -> float:
     return sum(record.get(part, 0.0) for part in TESTS)
 
 
-def seconds_left(records: list[dict], epochs: int, evaluations: int) -> float:
-    """Estimate the seconds for a number of epochs, of which so many are evaluated, from the medians of the records."""
+def seconds_left(records: list[dict], done: list[float], left: list[float], evaluations: int) -> float:
+    """Estimate the seconds of the epochs that are left from the medians of those that are recorded.
+
+    Args:
+        records: One or more epochs.
+        done: The work of each of them, such as an image's multiply-adds, to which training time is proportional.
+        left: The work of each epoch that is left.
+        evaluations: How many of these are evaluated.
+    """
     tests = [evaluation_seconds(record) for record in records if evaluation_seconds(record)]
-    training = median(record["train_seconds"] for record in records)
-    return epochs * training + evaluations * (median(tests) if tests else 0.0)
+    seconds_of_work = median(record["train_seconds"] / work for record, work in zip(records, done, strict=True))
+    return sum(left) * seconds_of_work + evaluations * (median(tests) if tests else 0.0)

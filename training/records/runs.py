@@ -1,8 +1,9 @@
 """Read runs, finished or not, from their output directories, or from a file that collects several."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -39,8 +40,19 @@ class Run:
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Return the median training time of an epoch, so that a slow moment of the machine doesn't count."""
-        return median(epoch["train_seconds"] for epoch in self.epochs)
+        """Return the mean training time of an epoch, each taken for the median of those with images of its size.
+
+        So a slow moment of the machine doesn't count.
+        """
+        by_size = defaultdict(list)
+        for epoch in self.epochs:
+            if "train_seconds" in epoch:
+                by_size[epoch.get("image_size")].append(epoch["train_seconds"])
+        return mean(median(seconds) for seconds in by_size.values() for _ in seconds)
+
+    def until(self, epoch: int) -> "Run":
+        """Return the run without what came after an epoch."""
+        return replace(self, epochs=[line for line in self.epochs if line["epoch"] <= epoch])
 
     def largest(self, column: str) -> float:
         """Return the largest value of a column of the log, over the epochs that have it."""
@@ -53,8 +65,12 @@ class Run:
 
     @property
     def mean_tokens(self) -> float:
-        """Return the mean number of tokens over the layers, which time and memory should follow."""
-        return mean(self.settings["token_counts"][:-1])
+        """Return the mean number of tokens over the layers and, where images grow, over their sizes.
+
+        Time and memory should follow it.
+        """
+        stages = self.settings.get("stage_token_counts") or [self.settings["token_counts"]]
+        return mean(mean(counts[:-1]) for counts in stages)
 
 
 class Spread(NamedTuple):
@@ -117,9 +133,11 @@ def _check(settings: object, epochs: object, source: Path) -> None:
     """Check that a run has everything that tables show, with the right types; raise ValueError if not."""
     if not isinstance(settings, dict) or not isinstance(settings.get("fusion_strategy"), str):
         raise ValueError(f"{source}: holds no settings of a run")
-    counts = settings.get("token_counts")
-    if not (isinstance(counts, list) and len(counts) > 1 and all(map(_is_number, counts)) and min(counts) > 0):
+    if not _are_counts(settings.get("token_counts")):
         raise ValueError(f"{source}: holds no token_counts")
+    stages = settings.get("stage_token_counts") or []
+    if not (isinstance(stages, list) and all(map(_are_counts, stages))):
+        raise ValueError(f"{source}: its stage_token_counts are no counts of tokens")
     if not _is_number(settings.get("last_epoch")):
         raise ValueError(f"{source}: doesn't say its last_epoch")
     if not (settings.get("flops") is None or _is_number(settings["flops"])):
@@ -133,9 +151,15 @@ def _check(settings: object, epochs: object, source: Path) -> None:
         raise ValueError(f"{source}: what it holds is nested deeper than a run's settings and epochs")
     for epoch in epochs:
         wanted = (*COLUMNS, "test_acc1") if "test_acc1" in epoch else COLUMNS
+        wanted += ("image_size",) if "image_size" in epoch else ()
         missing = [name for name in wanted if not _is_number(epoch.get(name))]
         if missing or epoch["train_seconds"] <= 0:
             raise ValueError(f"{source}: an epoch has no {missing[0] if missing else 'train_seconds'}")
+
+
+def _are_counts(value: object) -> bool:
+    """Return whether a value holds the lengths of a sequence before and after each layer."""
+    return isinstance(value, list) and len(value) > 1 and all(map(_is_number, value)) and min(value) > 0
 
 
 def _is_number(value: object) -> bool:

@@ -12,11 +12,11 @@ class Draw(NamedTuple):
     """Name one image of an epoch and the seed of its augmentation.
 
     Attributes:
-        index: The image's index in the data set.
+        index: The image's index in the data set, in a pair with the epoch's stage if the data set augments by it.
         key: The seed of its augmentation: the run's seed, the epoch and the place in the order of all processes.
     """
 
-    index: int
+    index: int | tuple[int, int]
     key: tuple[int, ...]
 
 

@@ -1,10 +1,12 @@
 """Find flags that are valid one by one but contradict each other."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from training.settings.rates import BOUNDED
 from training.settings.settings import Settings
 
+COMPILED = 8  # versions of a function that PyTorch compiles, one for each image size (torch._dynamo's recompile_limit)
 WITHOUT_COOLDOWN = ("step", "plateau", "constant")  # timm adds a cooldown only to schedules that end
 
 
@@ -14,6 +16,10 @@ def conflicts(settings: Settings) -> Iterator[str]:
     teacher, taught = settings.teacher_model and settings.teacher_path, settings.distillation_type != "none"
     if settings.mixed and settings.step_size % 2 == 1 and not settings.eval:
         yield f"--batch-size: mixup and cutmix pair images, so it must be even, not {settings.step_size}"
+    if any(after <= before for before, after in pairwise(settings.train_img_sizes or ())):
+        yield "--train-img-sizes: must grow from each size to the next"
+    if len(settings.train_img_sizes or ()) > settings.epochs:
+        yield f"--train-img-sizes: has more sizes than --epochs {settings.epochs}"
     if settings.cutmix_minmax is not None and not settings.cutmix_minmax[0] < settings.cutmix_minmax[1]:
         yield "--cutmix-minmax: MIN must be below MAX"
     if settings.cooldown_epochs > 0 and settings.sched in WITHOUT_COOLDOWN:
@@ -44,6 +50,8 @@ def conflicts(settings: Settings) -> Iterator[str]:
         yield "--if_random_token_rank: is a part of what --no-train-mode leaves out"
     if settings.if_random_cls_token_position and not settings.train_mode:
         yield "--if_random_cls_token_position: is a part of what --no-train-mode leaves out"
+    if settings.compile and len(settings.train_img_sizes or ()) > COMPILED:
+        yield f"--compile: makes a graph for each of --train-img-sizes, at most {COMPILED}"
     if settings.bce_loss and settings.smoothing > 0:
         smoothed = f"all of them with --smoothing {settings.smoothing}"
         yield f"--bce-loss: takes every class above 0 for right, which is {smoothed}; add --smoothing 0"

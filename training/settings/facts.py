@@ -19,6 +19,12 @@ class Facts:
 
     mixed: bool = fact("whether images are mixed")
     token_counts: tuple[int, ...] = fact("the fusion plan's tokens", fixed=True)
+    stages: tuple[tuple[int, int], ...] = fact(
+        "the first epoch and the image size of each stage", fixed=True, compared=False
+    )
+    stage_token_counts: tuple[tuple[int, ...], ...] = fact(
+        "the fusion plan's tokens in each stage", fixed=True, compared=False
+    )
     flops: int = fact("multiply-adds of an image, forward")
     weights: str = fact("where the weights come from", place=True)
     processes: int = fact("the number of processes", fixed=True, cost=True)

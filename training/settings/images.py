@@ -89,6 +89,16 @@ class AugmentationSettings:
 
     TITLE: ClassVar[str | None] = "augmentation"
 
+    train_img_sizes: Sequence[int] | None = flag(
+        None,
+        "train on square images that grow from the first of these sizes to the last, each for as many epochs; "
+        "evaluation is at --input-size",
+        positive,
+        metavar="PX",
+        nargs="+",
+        fixed=True,
+        cost=True,
+    )
     no_aug: bool = flag(False, "transform training images as test images, without augmentation")
     color_jitter: float = flag(
         0.3,

@@ -66,7 +66,7 @@ class TrainingState:
             "model": self.model.state_dict(),
             "model_ema": self.ema.module.state_dict() if self.ema else None,
             "ema_steps": int(self.ema.steps) if self.ema else 0,
-            "grid_size": self.model.patch_embed.grid_size,
+            "grid_size": self.model.pos_grid,
             "opt": self.opt,
             "optimizer": self.optimizer.state_dict(),
             "optimizer_names": group_names(self.optimizer, self.model),
@@ -94,7 +94,7 @@ class TrainingState:
         check_entries(saved)
         if saved["opt"] != self.opt:
             raise ValueError(f"was trained by --opt {saved['opt']} and can't be continued by {self.opt}")
-        grid = self.model.patch_embed.grid_size
+        grid = self.model.pos_grid
         if tuple(saved["grid_size"]) != grid:  # the optimizer's averages would belong to other patches
             raise ValueError(f"was trained on {saved['grid_size']} patches and can't be continued on {grid}")
         try:
