@@ -114,8 +114,13 @@ def test_patience_counts_evaluations(run, scored, out):
 
 def test_the_time_left_counts_evaluations():
     records = [{"train_seconds": 10.0}, {"train_seconds": 12.0, "test_seconds": 3.0, "test_ema_seconds": 4.0}]
-    assert seconds_left(records, 6, 2) == 6 * 11 + 2 * 7
-    assert seconds_left(records[:1], 6, 2) == 60
+    assert seconds_left(records, [1, 1], [1] * 6, 2) == 6 * 11 + 2 * 7
+    assert seconds_left(records[:1], [1], [1] * 6, 2) == 60
+
+
+def test_the_time_left_counts_work():
+    records = [{"train_seconds": 10.0}, {"train_seconds": 42.0}]
+    assert seconds_left(records, [10, 40], [40, 90], 0) == 130 * (1 + 1.05) / 2
 
 
 # The best epochs' checkpoints

@@ -178,6 +178,37 @@ def test_set_input_size():
         model(images())
 
 
+@pytest.mark.parametrize("kwargs", [*({"class_token": name} for name in models_mamba.CLASS_TOKENS), {"stride": 2}])
+@pytest.mark.parametrize("size", [(8, 8), (12, 8), (24, 24)])
+def test_images_of_another_size_take_a_resampled_position_embedding(kwargs, size):
+    """As a model that was set to this size for good computes, with gradients for the embedding that is kept."""
+    model, other = small(**kwargs), small(**kwargs)
+    before, expected = model.pos_embed.clone(), model(images())
+    model.patch_embed.set_input_size(size)
+    other.set_input_size(size)
+    assert torch.equal(model(images(*size)), other(images(*size)))
+    model(images(*size)).square().sum().backward()
+    assert model.pos_embed.grad.abs().sum(-1).min() > 0  # of every row
+    assert torch.equal(model.pos_embed, before)
+    model.patch_embed.set_input_size(16)
+    assert torch.equal(model(images()), expected)
+
+
+def test_features_of_images_of_another_size():
+    model = small()
+    model.patch_embed.set_input_size((8, 12))
+    maps = model.forward_intermediates(images(8, 12), intermediates_only=True)
+    assert {tuple(each.shape) for each in maps} == {(2, model.embed_dim, 2, 3)}
+
+
+def test_a_checkpoint_fits_whatever_size_the_images_have():
+    source, target = small(), small()
+    target.patch_embed.set_input_size(8)
+    saved = {"model": source.state_dict(), "grid_size": source.pos_grid}
+    target.load_state_dict(checkpoint_filter_fn(saved, target))
+    assert torch.equal(target.pos_embed, source.pos_embed)
+
+
 @pytest.mark.parametrize(("class_token", "prefix"), [("middle", 1), ("front", 1), ("double", 2), ("none", 0)])
 def test_features_start_with_the_class_tokens(class_token, prefix):
     model = small(class_token=class_token)

@@ -136,6 +136,59 @@ def test_any_step_is_a_place_to_go_on_from(whole, tmp_path, monkeypatch, stop):
     assert_same_end(tmp_path, whole)
 
 
+# The images grow from epoch to epoch, each size with its own plan.
+GROWING = (
+    *("--train-img-sizes", 4, 6, 8),
+    *("--fusion-strategy", "upper", "--fusion-layer", 3, "--fusion-keep", 0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def whole_growing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole_growing")
+    finish(start(folder, *GROWING))
+    return folder
+
+
+def test_growing_images_go_on_from_any_step(whole_growing, tmp_path):
+    """Killed in the middle of a size and at the border of two."""
+    for stop in ((0, 5), (1, 0), (1, 11)):
+        finish(Forked([*map(str, stop), *words(tmp_path, *GROWING, "--save-steps", 1, "--auto-resume")], killed_at), -9)
+        saved = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+        assert (saved["epoch"], saved["sums"]["steps"]) == stop
+    finish(start(tmp_path, *GROWING, "--auto-resume"))
+    assert_same_end(tmp_path, whole_growing)
+    sizes = [line["image_size"] for line in read_log(tmp_path / "log.txt")]
+    assert sizes == [4, 6, 8]
+
+
+def killed_at(epoch, step, *flags):
+    """Run main.py until it has saved after this step; the process then kills itself."""
+    save = run_module.save
+
+    def save_and_die(state, *args, **kwargs):
+        save(state, *args, **kwargs)
+        if (state.epoch, state.sums.steps) == (int(epoch), int(step)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run_module.save = save_and_die
+    main_py(*flags)
+
+
+@pytest.mark.parametrize(
+    ("changed", "epochs", "complaint"),
+    [
+        (("--train-img-sizes", 4, 8), EPOCHS, "--train-img-sizes was [4, 6, 8] and is [4, 8]"),
+        ((), 2 * EPOCHS, "the first epoch and the image size of each stage was ((0, 4), (1, 6), (2, 8)) and is"),
+        (("--fusion-keep", 0.6), EPOCHS, "the fusion plan's tokens in each stage was "),
+    ],
+)
+def test_the_schedule_of_sizes_stays(whole_growing, capsys, changed, epochs, complaint):
+    with pytest.raises(SystemExit):
+        main.main(words(whole_growing, "--auto-resume", *GROWING, *changed, epochs=epochs))
+    assert complaint in capsys.readouterr().err
+
+
 def test_killed_at_twenty_random_moments(whole, tmp_path):
     generator = random.Random(0)
     for _ in range(20):

@@ -87,6 +87,45 @@ def test_tokens_say_what_time_should_be(tmp_path):
     assert (fused["x tokens"], plain["x tokens"]) == ("0.75", "1.00")  # layers have 20 and 10
 
 
+def write_growing(folder, sizes, seconds, memory, epochs=4, **settings):
+    """A run whose images grow: the size, the seconds and the memory of each epoch."""
+    write_run(folder, accuracies=(80.0,) * len(sizes), epochs=epochs, train_img_sizes=[4, 8], **settings)
+    lines = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+    for line, size, took, held in zip(lines, sizes, seconds, memory, strict=True):
+        line |= {"image_size": size, "train_seconds": took, "training_memory_mb": held}
+    (folder / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_where_images_grow_the_seconds_are_the_mean_of_what_each_size_takes(tmp_path):
+    write_growing(tmp_path / "run", (4, 4, 4, 8), (2.0, 2.0, 99.0, 10.0), (1, 1, 1, 9))
+    (row,) = table(tmp_path)
+    assert (row["s / epoch"], row["training MB"], row["total"]) == ("4.0", "9", "0:01:53")  # 3 of 2 s, 1 of 10 s
+
+
+def test_an_unfinished_run_is_compared_with_the_same_epochs(tmp_path):
+    counts = {"stage_token_counts": [[5, 5, 5], [17, 17, 17]]}
+    write_growing(tmp_path / "plain", (4, 4, 8, 8), (2.0, 2.0, 10.0, 10.0), (20, 20, 90, 90), **counts)
+    fewer = {"strategy": "all", "tokens": [17, 9, 5], "stage_token_counts": [[5, 3, 2], [17, 9, 5]]}
+    write_growing(tmp_path / "fused", (4, 4), (1.0, 1.0), (10, 10), **fewer)
+    _, fused = table(tmp_path)
+    assert (fused["x time"], fused["x memory"]) == ("0.50", "0.50")
+    assert fused["x tokens"] == "0.77"  # (4 + 13) / (5 + 17)
+
+
+def test_runs_whose_images_grow_are_not_compared_with_others_in_time(tmp_path):
+    write_run(tmp_path / "plain")
+    write_growing(tmp_path / "fused", (4, 8), (1.0, 5.0), (1, 1), strategy="all", tokens=[17, 9, 5])
+    _, fused = table(tmp_path)
+    assert (fused["x time"], fused["x memory"]) == ("", "")
+
+
+def test_broken_counts_of_stages_are_refused(tmp_path):
+    write_run(tmp_path / "run", stage_token_counts=[[17, "x"]])
+    code, _, err = summarize(tmp_path)
+    assert code == 1
+    assert "its stage_token_counts are no counts of tokens" in err
+
+
 def test_seeds_are_one_row_with_their_deviation(tmp_path):
     write_run(tmp_path / "no-seed0", accuracies=[80.0, 90.0])
     write_run(tmp_path / "no-seed1", accuracies=[80.0, 91.0], seed=1, date="another day")
