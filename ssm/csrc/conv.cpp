@@ -3,7 +3,6 @@
 // A register of channels runs through all tokens with what they need. Nothing is kept for the backward pass: the sum
 // before the SiLU is computed again.
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -144,18 +143,19 @@ std::tuple<at::Tensor, at::Tensor> causal_conv1d_backward_into(
   check_buffer("dx", dx, x.sizes(), x);
   const auto grad_ = rows(grad), x_ = rows(x), weight_ = weight.t().contiguous(), bias_ = bias.contiguous();
   const int64_t taps = weight.size(1), channels = x.size(2);
-  at::Tensor dtaps;
+  at::Tensor dweight, dbias;
   VIM_DISPATCH(x.scalar_type(), {
     const Tasks tasks(x, Simd<scalar_t>::width, reverse);
-    dtaps = at::zeros({at::get_num_threads(), tasks.blocks, taps + 1, Simd<scalar_t>::width}, x.options());
+    auto dtaps = at::zeros({at::get_num_threads(), tasks.blocks, taps + 1, Simd<scalar_t>::width}, x.options());
     VIM_FILTER_WIDTH(weight.size(1), {
       backward<scalar_t, W>(
           tasks, Sequence<scalar_t>(grad_), Sequence<scalar_t>(x_), weight_.data_ptr<scalar_t>(),
           bias_.data_ptr<scalar_t>(), Sequence<scalar_t>(dx), add, dtaps.data_ptr<scalar_t>());
     });
+    dweight = sum_over_threads<scalar_t>(dtaps, channels, 0, taps);
+    dbias = sum_over_threads<scalar_t>(dtaps, channels, taps, 1);
   });
-  dtaps = dtaps.sum(0).transpose(1, 2).flatten(0, 1).narrow(0, 0, channels);
-  return {dtaps.narrow(1, 0, taps).contiguous(), dtaps.select(1, taps).contiguous()};
+  return {dweight, dbias.view({channels})};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_conv1d_backward(

@@ -318,27 +318,26 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective
     const std::array<int64_t, 3> parts{tasks.groups * tasks.images, tasks.length, N};
     const auto B_parts = direct ? dB : at::empty(parts, u.options());
     const auto C_parts = direct ? dC : at::empty(parts, u.options());
-    dA = at::zeros({threads, tasks.blocks, N, width}, u.options());
-    dD = at::zeros({threads, tasks.blocks, width}, u.options());
-    dbias = at::zeros({threads, tasks.blocks, width}, u.options());
+    const auto A_parts = at::zeros({threads, tasks.blocks, N, width}, u.options());
+    const auto D_parts = at::zeros({threads, tasks.blocks, width}, u.options());
+    const auto bias_parts = at::zeros({threads, tasks.blocks, width}, u.options());
     backward<scalar_t>(
         tasks, N, Sequence<scalar_t>(grad_), Sequence<scalar_t>(u_), Sequence<scalar_t>(delta_),
         A_.data_ptr<scalar_t>(), Sequence<scalar_t>(B_), Sequence<scalar_t>(C_), D_.data_ptr<scalar_t>(),
         Sequence<scalar_t>(z_), bias_.data_ptr<scalar_t>(), states.data_ptr<scalar_t>(),
         Gradients<scalar_t>{
             Sequence<scalar_t>(du), Sequence<scalar_t>(ddelta), Sequence<scalar_t>(dz), add,
-            Sequence<scalar_t>(B_parts), Sequence<scalar_t>(C_parts), dA.data_ptr<scalar_t>(),
-            dD.data_ptr<scalar_t>(), dbias.data_ptr<scalar_t>()});
+            Sequence<scalar_t>(B_parts), Sequence<scalar_t>(C_parts),
+            A_parts.data_ptr<scalar_t>(), D_parts.data_ptr<scalar_t>(), bias_parts.data_ptr<scalar_t>()});
     if (!direct) {
       dB.copy_(B_parts.unflatten(0, {tasks.groups, tasks.images}).sum(0));
       dC.copy_(C_parts.unflatten(0, {tasks.groups, tasks.images}).sum(0));
     }
+    dA = sum_over_threads<scalar_t>(A_parts, tasks.channels, 0, N);
+    dD = sum_over_threads<scalar_t>(D_parts, tasks.channels, 0, 1).view({tasks.channels});
+    dbias = sum_over_threads<scalar_t>(bias_parts, tasks.channels, 0, 1).view({tasks.channels});
   });
-  const int64_t channels = u.size(2);
-  dA = dA.sum(0).transpose(1, 2).flatten(0, 1).narrow(0, 0, channels);
-  dD = dD.sum(0).flatten().narrow(0, 0, channels);
-  dbias = dbias.sum(0).flatten().narrow(0, 0, channels);
-  return {du, ddelta, dA.contiguous(), dD.contiguous(), dbias.contiguous()};
+  return {du, ddelta, dA, dD, dbias};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>

@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 
@@ -63,6 +64,27 @@ template <typename scalar_t>
 VIM_INLINE int valid(const Tasks& tasks, int64_t block) {
   constexpr int width = Simd<scalar_t>::width;
   return static_cast<int>(std::min<int64_t>(width, tasks.channels - block * width));
+}
+
+// What each thread added up in parts [threads, blocks, rows of a register], summed over threads: rows first to
+// first + rows of each channel, [channels, rows].
+template <typename scalar_t>
+at::Tensor sum_over_threads(const at::Tensor& parts, int64_t channels, int64_t first, int64_t rows) {
+  constexpr int64_t width = Simd<scalar_t>::width;
+  auto sums = at::empty({channels, rows}, parts.options());
+  const scalar_t* from = parts.const_data_ptr<scalar_t>();
+  scalar_t* to = sums.template mutable_data_ptr<scalar_t>();
+  for (int64_t c = 0; c < channels; ++c) {
+    const scalar_t* block = from + c / width * parts.stride(1) + c % width;
+    for (int64_t row = 0; row < rows; ++row) {
+      scalar_t total = 0;
+      for (int64_t thread = 0; thread < parts.size(0); ++thread) {
+        total += block[thread * parts.stride(0) + (first + row) * width];
+      }
+      to[c * rows + row] = total;
+    }
+  }
+  return sums;
 }
 
 // Refuse what is not of this shape, or not of the same dtype and device as the first argument.
