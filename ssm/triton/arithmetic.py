@@ -51,31 +51,38 @@ def entry(x, image_stride, token_stride, L, REVERSE: tl.constexpr):
 
 
 @triton.jit
-def load_tokens(x, step, last, channels, mask, T: tl.constexpr):
-    """Load the T tokens from x on as a tuple, each [channels]; past the end, repeat token number `last`."""
+def load_tokens(x, first, last, channels, mask, T: tl.constexpr):
+    """Load T tokens of x, a pair made by `entry`, from number `first` on as a tuple, each [channels].
+
+    After number `first + last`, which lies before `first` if the sequence ended there, repeat that one.
+    """
+    at = x[0] + steps(first + tl.minimum(last, 0), x[1]) + channels
     tokens = ()
     for i in tl.static_range(T):
-        tokens += (tl.load(x + (tl.minimum(i, last) * step + channels), mask=mask, other=0.0),)
+        tokens += (tl.load(at, mask=mask, other=0.0),)
+        at += tl.where(i < last, x[1], 0)  # all from the first one would take more registers
     return tokens
 
 
 @triton.jit
-def load_sums(x, step, last, channels, mask, T: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
-    """Load the T tokens to which results are added, in fp32, if ADD; else return zeros."""
-    tokens = ()
-    for i in tl.static_range(T):
-        if ADD:
-            tokens += (tl.load(x + (tl.minimum(i, last) * step + channels), mask=mask, other=0.0).to(tl.float32),)
-        else:
-            tokens += (tl.zeros([BLOCK], tl.float32),)
-    return tokens
+def load_sums(x, first, last, channels, mask, T: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
+    """Load the T tokens to which results are added if ADD; else return zeros."""
+    if ADD:
+        return load_tokens(x, first, last, channels, mask, T)
+    else:
+        zeros = ()
+        for _ in tl.static_range(T):
+            zeros += (tl.zeros([BLOCK], tl.float32),)
+        return zeros
 
 
 @triton.jit
-def store_tokens(x, step, last, channels, mask, values, T: tl.constexpr):
-    """Write T tokens from x on, but none past the end."""
+def store_tokens(x, first, last, channels, mask, values, T: tl.constexpr):
+    """Write T tokens of x, a pair made by `entry`, from number `first` to the one that is `last` after it."""
+    at = x[0] + steps(first, x[1]) + channels
     for i in tl.static_range(T):
-        tl.store(x + (i * step + channels), values[i].to(x.dtype.element_ty), mask=mask & (i <= last))
+        tl.store(at, values[i].to(x[0].dtype.element_ty), mask=mask & (i <= last))
+        at += x[1]
 
 
 @triton.jit

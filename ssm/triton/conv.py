@@ -58,13 +58,13 @@ def conv_forward(
     taps = load_taps(weight, d, mask, D, W)
     bias_d = tl.load(bias + d, mask=mask, other=0.0)
     x, x_step = entry(x, x_image, x_token, L, REVERSE)
-    out, out_step = entry(out, steps(L, D), D, L, REVERSE)
+    out = entry(out, steps(L, D), D, L, REVERSE)
     xs = load_padded(x, x_step, first - (W - 1), L, d, mask, T + W - 1)
     sums = convolve(xs, taps, bias_d, T, W)
     outs = ()
     for i in tl.static_range(T):
         outs += (sums[i] * sigmoid(sums[i]),)
-    store_tokens(out + steps(first, out_step), out_step, L - 1 - first, d, mask, outs, T)
+    store_tokens(out, first, L - 1 - first, d, mask, outs, T)
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -83,7 +83,7 @@ def conv_backward(
     mask = tl.full([BLOCK], True, tl.int1) if EVEN else d < D
     x, x_step = entry(x, x_image, x_token, L, REVERSE)
     grad, grad_step = entry(grad, grad_image, grad_token, L, REVERSE)
-    dx, dx_step = entry(dx, dx_image, dx_token, L, REVERSE)
+    dx = entry(dx, dx_image, dx_token, L, REVERSE)
     dchannels += steps(part * tl.num_programs(1) + tl.program_id(1), (W + 1) * D)
     taps = load_taps(weight, d, mask, D, W)
     bias_d = tl.load(bias + d, mask=mask, other=0.0)
@@ -96,7 +96,7 @@ def conv_backward(
         # A token's gradient comes from its own output and the W - 1 after it; these need the W - 1 tokens before them.
         xs = load_padded(x, x_step, first - (W - 1), L, d, mask, T + 2 * (W - 1))
         grads = load_padded(grad, grad_step, first, L, d, mask, T + W - 1)
-        dx_sums = load_sums(dx + steps(first, dx_step), dx_step, L - 1 - first, d, mask, T, BLOCK, ADD)
+        dx_sums = load_sums(dx, first, L - 1 - first, d, mask, T, BLOCK, ADD)
         sums = convolve(xs, taps, bias_d, T + W - 1, W)
         dsums = ()
         for i in tl.static_range(T + W - 1):
@@ -109,7 +109,7 @@ def conv_backward(
                 total += taps[j] * dsums[i + W - 1 - j]
             dxs += (total,)
             dbias += dsums[i]
-        store_tokens(dx + steps(first, dx_step), dx_step, L - 1 - first, d, mask, dxs, T)
+        store_tokens(dx, first, L - 1 - first, d, mask, dxs, T)
         new_dtaps = ()
         for j in tl.static_range(W):
             total = dtaps[j]

@@ -68,11 +68,12 @@ def selective_scan(
     sums = out if one_pass else torch.zeros(out.shape, dtype=torch.float32, device=u.device)
     for i, (A_i, B_i, C_i, D_i) in enumerate(groups):
         a, BC, shape = _prepare(A_i, B_i, C_i, u)
+        tile = min(shape["N"], 128 // shape["BLOCK"])  # four values to a thread
         with torch.cuda.device_of(u):
             scan.scan_forward[triton.cdiv(channels, shape["BLOCK"]), batch](
                 u, delta, z, a, BC, D_i, delta_bias, sums, length, channels,
                 *u.stride()[:2], *delta.stride()[:2], *z.stride()[:2], *sums.stride()[:2], 0,
-                T=FORWARD_TOKENS, REVERSE=reverse, ADD=i > 0 or (add and one_pass), **shape,
+                TILE=tile, T=FORWARD_TOKENS, REVERSE=reverse, ADD=i > 0 or (add and one_pass), **shape,
             )  # fmt: skip
     if not one_pass:
         out.copy_(out + sums if add else sums)
@@ -162,8 +163,8 @@ def _prepare(A: Tensor, B: Tensor, C: Tensor, u: Tensor) -> tuple[Tensor, Tensor
 def block_width(batch: int, channels: int, schedulers: int) -> int:
     """Return the channels of one program: 32, one for each thread, or 8 if the GPU would otherwise be half idle.
 
-    Four threads then share a channel's states: 107 instead of 148 instructions a token forward, 312 instead of 531
-    backward (docs/gpu.md), so four times as many programs are faster as long as schedulers are free.
+    Four threads then share a channel's states, and a program has 0.5 to 0.6 of the instructions (docs/gpu.md), so four
+    times as many programs are faster as long as schedulers are free.
     """
     return 8 if batch * triton.cdiv(channels, 8) <= schedulers * 3 // 2 else 32
 

@@ -34,52 +34,74 @@ NUMBERS = ["L", "D", "zero"]
 NUMBERS += [f"{tensor}_{axis}" for tensor in ("u", "delta", "z", "out", "grad", "dz") for axis in ("image", "token")]
 
 
+@triton.jit
+def scan_tokens(
+    h, first, u, delta, z, out, BC, a, skip, bias, channels, states, mask,
+    N: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """Write the outputs of T tokens from number `first` on, or add to them if ADD; return the states after them.
+
+    States are in tiles [TILE, BLOCK]. Their outputs are added tile by tile before the sum over each tile's states: a
+    product and a sum are then one instruction.
+    """
+    last: tl.constexpr = T - 1
+    # All loads before the stores: the compiler may not move a load over a store.
+    us = load_tokens(u, first, last, channels, mask, T)
+    deltas = load_tokens(delta, first, last, channels, mask, T)
+    zs = load_tokens(z, first, last, channels, mask, T)
+    sums = load_sums(out, first, last, channels, mask, T, BLOCK, ADD)
+    B = BC[0] + steps(first, BC[1]) + states
+    outs = ()
+    for i in tl.static_range(T):
+        x = us[i].to(tl.float32)
+        gate = zs[i].to(tl.float32)
+        dt, _ = softplus(deltas[i].to(tl.float32) + bias)
+        new_h = ()
+        y = tl.zeros([TILE, BLOCK], tl.float32)
+        for q in tl.static_range(N // TILE):
+            h_q = tl.exp2(dt[None, :] * a[q]) * h[q] + (dt * x)[None, :] * tl.load(B + q * TILE)[:, None]
+            y += h_q * tl.load(B + N + q * TILE)[:, None]
+            new_h += (h_q,)
+        h = new_h
+        B += BC[1]
+        outs += (sums[i] + (tl.sum(y, axis=0) + skip * x) * (gate * sigmoid(gate)),)
+    store_tokens(out, first, last, channels, mask, outs, T)
+    return h
+
+
 @triton.jit(do_not_specialize=NUMBERS)
 def scan_forward(
     u, delta, z, A, BC, skip, bias, out,
     L, D, u_image, u_token, delta_image, delta_token, z_image, z_token,
     out_image, out_token, zero,
-    N: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr, REVERSE: tl.constexpr,
-    ADD: tl.constexpr,
+    N: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr, EVEN: tl.constexpr,
+    REVERSE: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """Write out [B, L, D] = (<C, h> + skip u) silu(z), with states h starting at zero, or add it to out if ADD.
 
     EVEN means that BLOCK divides D.
     """
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    n = tl.arange(0, N)
+    n = tl.arange(0, TILE)
     mask = tl.full([BLOCK], True, tl.int1) if EVEN else d < D
-    a = tl.load(A + n[:, None] * D + (d + zero)[None, :], mask=mask[None, :], other=0.0)
     skip_d = tl.load(skip + d, mask=mask, other=0.0)
     bias_d = tl.load(bias + d, mask=mask, other=0.0)
-    u, u_step = entry(u, u_image, u_token, L, REVERSE)
-    delta, delta_step = entry(delta, delta_image, delta_token, L, REVERSE)
-    z, z_step = entry(z, z_image, z_token, L, REVERSE)
-    out, out_step = entry(out, out_image, out_token, L, REVERSE)
-    BC, BC_step = entry(BC, steps(L, 2 * N), 2 * N, L, REVERSE)
-    h = tl.zeros([N, BLOCK], tl.float32)
-    for first in range(0, L, T):
-        last = L - 1 - first
-        # All loads of a chunk before its stores: the compiler may not move a load over a store.
-        us = load_tokens(u, u_step, last, d, mask, T)
-        deltas = load_tokens(delta, delta_step, last, d, mask, T)
-        zs = load_tokens(z, z_step, last, d, mask, T)
-        sums = load_sums(out, out_step, last, d, mask, T, BLOCK, ADD)
-        outs = ()
-        for i in tl.static_range(T):
-            B = BC + (tl.minimum(i, last) * BC_step + n)
-            x = us[i].to(tl.float32)
-            gate = zs[i].to(tl.float32)
-            dt, _ = softplus(deltas[i].to(tl.float32) + bias_d)
-            h = tl.exp2(dt[None, :] * a) * h + (dt * x)[None, :] * tl.load(B)[:, None]
-            y = tl.sum(h * tl.load(B + N)[:, None], axis=0) + skip_d * x
-            outs += (sums[i] + y * (gate * sigmoid(gate)),)
-        store_tokens(out, out_step, last, d, mask, outs, T)
-        u += steps(T, u_step)
-        delta += steps(T, delta_step)
-        z += steps(T, z_step)
-        out += steps(T, out_step)
-        BC += steps(T, BC_step)
+    u = entry(u, u_image, u_token, L, REVERSE)
+    delta = entry(delta, delta_image, delta_token, L, REVERSE)
+    z = entry(z, z_image, z_token, L, REVERSE)
+    out = entry(out, out_image, out_token, L, REVERSE)
+    BC = entry(BC, steps(L, 2 * N), 2 * N, L, REVERSE)
+    a = ()
+    h = ()
+    for q in tl.static_range(N // TILE):
+        tile = (q * TILE + n)[:, None] * D + (d + zero)[None, :]
+        a += (tl.load(A + tile, mask=mask[None, :], other=0.0),)
+        h += (tl.zeros([TILE, BLOCK], tl.float32),)
+    for first in range(0, L - T + 1, T):
+        h = scan_tokens(h, first, u, delta, z, out, BC, a, skip_d, bias_d, d, n, mask, N, TILE, T, BLOCK, ADD)
+    # The rest one by one: nothing in the loop above asks where the sequence ends.
+    for first in range(L // T * T, L):
+        h = scan_tokens(h, first, u, delta, z, out, BC, a, skip_d, bias_d, d, n, mask, N, TILE, 1, BLOCK, ADD)
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -95,24 +117,22 @@ def scan_states(
     tile = n[:, None] * D + (d + zero)[None, :]
     a = tl.load(A + tile, mask=mask[None, :], other=0.0)
     bias_d = tl.load(bias + d, mask=mask, other=0.0)
-    u, u_step = entry(u, u_image, u_token, L, REVERSE)
-    delta, delta_step = entry(delta, delta_image, delta_token, L, REVERSE)
-    BC, BC_step = entry(BC, steps(L, 2 * N), 2 * N, L, REVERSE)
+    u = entry(u, u_image, u_token, L, REVERSE)
+    delta = entry(delta, delta_image, delta_token, L, REVERSE)
+    BC = entry(BC, steps(L, 2 * N), 2 * N, L, REVERSE)
     states += steps(tl.program_id(1), tl.cdiv(L, T)) * (N * D) + tile
     h = tl.zeros([N, BLOCK], tl.float32)
-    for first in range(0, L, T):
-        last = L - 1 - first
-        us = load_tokens(u, u_step, last, d, mask, T)
-        deltas = load_tokens(delta, delta_step, last, d, mask, T)
+    for first in range(0, L - T, T):
         tl.store(states, h, mask=mask[None, :])
-        for i in tl.static_range(T):
-            B = tl.load(BC + (tl.minimum(i, last) * BC_step + n))
-            dt, _ = softplus(deltas[i].to(tl.float32) + bias_d)
-            h = tl.exp2(dt[None, :] * a) * h + (dt * us[i].to(tl.float32))[None, :] * B[:, None]
-        u += steps(T, u_step)
-        delta += steps(T, delta_step)
-        BC += steps(T, BC_step)
         states += N * D
+        us = load_tokens(u, first, T - 1, d, mask, T)
+        deltas = load_tokens(delta, first, T - 1, d, mask, T)
+        B = BC[0] + steps(first, BC[1]) + n
+        for i in tl.static_range(T):
+            dt, _ = softplus(deltas[i].to(tl.float32) + bias_d)
+            h = tl.exp2(dt[None, :] * a) * h + (dt * us[i].to(tl.float32))[None, :] * tl.load(B)[:, None]
+            B += BC[1]
+    tl.store(states, h, mask=mask[None, :] & (L > 0))
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -136,14 +156,14 @@ def scan_backward(
     tile = n[:, None] * D + (d + zero)[None, :]
     skip_d = tl.load(skip + d, mask=mask, other=0.0)
     bias_d = tl.load(bias + d, mask=mask, other=0.0)
-    grad, grad_step = entry(grad, grad_image, grad_token, L, REVERSE)
-    u, u_step = entry(u, u_image, u_token, L, REVERSE)
-    delta, delta_step = entry(delta, delta_image, delta_token, L, REVERSE)
-    z, z_step = entry(z, z_image, z_token, L, REVERSE)
+    grad = entry(grad, grad_image, grad_token, L, REVERSE)
+    u = entry(u, u_image, u_token, L, REVERSE)
+    delta = entry(delta, delta_image, delta_token, L, REVERSE)
+    z = entry(z, z_image, z_token, L, REVERSE)
     like_u = steps(L, D)
-    du, du_step = entry(du, like_u, D, L, REVERSE)
-    ddelta, _ = entry(ddelta, like_u, D, L, REVERSE)
-    dz, dz_step = entry(dz, dz_image, dz_token, L, REVERSE)
+    du = entry(du, like_u, D, L, REVERSE)
+    ddelta = entry(ddelta, like_u, D, L, REVERSE)
+    dz = entry(dz, dz_image, dz_token, L, REVERSE)
     like_BC = steps(L, 2 * N)
     BC, BC_step = entry(BC, like_BC, 2 * N, L, REVERSE)
     dBC, _ = entry(dBC + tl.program_id(0) * tl.num_programs(1) * like_BC, like_BC, 2 * N, L, REVERSE)
@@ -167,11 +187,11 @@ def scan_backward(
     for chunk in range(chunks):
         first = (chunks - 1 - chunk) * T
         last = L - 1 - first
-        us = load_tokens(u + steps(first, u_step), u_step, last, d, mask, T)
-        deltas = load_tokens(delta + steps(first, delta_step), delta_step, last, d, mask, T)
-        zs = load_tokens(z + steps(first, z_step), z_step, last, d, mask, T)
-        grads = load_tokens(grad + steps(first, grad_step), grad_step, last, d, mask, T)
-        dz_sums = load_sums(dz + steps(first, dz_step), dz_step, last, d, mask, T, BLOCK, ADD)
+        us = load_tokens(u, first, last, d, mask, T)
+        deltas = load_tokens(delta, first, last, d, mask, T)
+        zs = load_tokens(z, first, last, d, mask, T)
+        grads = load_tokens(grad, first, last, d, mask, T)
+        dz_sums = load_sums(dz, first, last, d, mask, T, BLOCK, ADD)
         chunk_BC = BC + steps(first, BC_step)
         xs = ()
         dts = ()
@@ -242,9 +262,9 @@ def scan_backward(
             dus += (ddtxs[i] * dts[i] + dys[i] * skip_d,)
             ddeltas += (ddelta_i,)
             dzs += (dz_sums[i] + dgates[i] * ys[i],)
-        store_tokens(du + steps(first, du_step), du_step, last, d, mask, dus, T)
-        store_tokens(ddelta + steps(first, du_step), du_step, last, d, mask, ddeltas, T)
-        store_tokens(dz + steps(first, dz_step), dz_step, last, d, mask, dzs, T)
+        store_tokens(du, first, last, d, mask, dus, T)
+        store_tokens(ddelta, first, last, d, mask, ddeltas, T)
+        store_tokens(dz, first, last, d, mask, dzs, T)
         for q in tl.static_range(N // GROUP):
             tl.store(dBC + steps(first, BC_step) + q * GROUP, sums[q], mask=lane_token <= last)
     for q in tl.static_range(N // GROUP):

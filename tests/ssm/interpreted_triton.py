@@ -53,15 +53,15 @@ def worst(name, exact, dtype, reverse):
 @pytest.mark.parametrize(
     ("block", "B", "L", "D", "N", "reverse"),
     [
-        (32, 2, 5, 40, 16, False),
+        (32, 2, 10, 40, 16, False),
         (32, 1, 9, 32, 16, True),
         (32, 2, 5, 8, 5, True),
         (32, 1, 3, 7, 2, False),
         (32, 1, 1, 1, 1, True),
-        (8, 2, 5, 16, 16, False),
+        (8, 2, 10, 16, 16, False),
         (8, 1, 9, 12, 16, True),
         (8, 2, 5, 8, 5, True),
-        (8, 1, 3, 7, 2, False),
+        (8, 1, 8, 7, 2, False),
         (8, 1, 1, 1, 1, True),
     ],
 )
