@@ -31,6 +31,7 @@ import ssm
 from fusion.words import GRAMMAR, named_plans
 from training.runtime.machine import device_name, versions
 from training.runtime.memory import kept_mib
+from training.settings.kinds import count, positive
 
 
 class Contender:
@@ -131,8 +132,8 @@ def build_contenders(args: argparse.Namespace) -> dict[str, Contender]:
         plans, misfits = plans + found, misfits + unfit
     if misfits:
         raise ValueError(misfits[0])
-    contenders = {
-        "reference scan": Contender(args, backend="reference"),
+    contenders = {"reference scan": Contender(args, backend="reference")} if args.reference_runs else {}
+    contenders |= {
         "no fusion": plain,
         "no fusion, recomputing the scan": Contender(args, recompute=True),
         "no fusion, checkpointing layers": Contender(args, checkpointing=True),
@@ -145,8 +146,8 @@ def build_contenders(args: argparse.Namespace) -> dict[str, Contender]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vim_tiny_patch16_224")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--input-size", type=int, help="pixels; the model's own if not given")
+    parser.add_argument("--batch-size", type=positive, default=8)
+    parser.add_argument("--input-size", type=positive, help="pixels; the model's own if not given")
     parser.add_argument(
         "--fuse",
         nargs="+",
@@ -154,8 +155,13 @@ def main(argv: list[str] | None = None) -> None:
         metavar="PLAN",
         help=f"what fuses: {GRAMMAR} (default: all:7)",
     )
-    parser.add_argument("--runs", type=int, default=7, help="counted steps of every contender (default: 7)")
-    parser.add_argument("--reference-runs", type=int, default=2, help="counted steps of the reference (default: 2)")
+    parser.add_argument("--runs", type=positive, default=7, help="counted steps of every contender (default: 7)")
+    parser.add_argument(
+        "--reference-runs",
+        type=count,
+        default=2,
+        help="counted steps of the reference; 0 leaves it out (default: 2)",
+    )
     parser.add_argument(
         "--compile", action="store_true", help="also the compiled model, which takes minutes to compile"
     )

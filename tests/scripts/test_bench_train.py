@@ -31,6 +31,12 @@ def test_a_row_for_every_contender(tmp_path, capsys):
     assert figures["fusing half"]["mean_tokens"] == pytest.approx((17 * 2 + 9 * 4) / 6)
 
 
+def test_the_slow_reference_can_be_left_out(tmp_path):
+    file = tmp_path / "train.json"
+    bench_train.main([*QUICK, "--fuse", "all:1", "--reference-runs", "0", "--json", str(file)])
+    assert next(iter(json.loads(file.read_text())["steps"])) == "no fusion"
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
