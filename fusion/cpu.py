@@ -3,8 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-import torch
-
+from fusion import shapes
 from native import load_library
 
 
@@ -16,27 +15,5 @@ def unavailable() -> str | None:
         load_library(Path(__file__).parent, "fusion", flags=["-ffp-contract=off"])
     except RuntimeError as error:
         return str(error)
-    _register()
+    shapes.register("vim")  # csrc/gradients.cpp has the gradients
     return None
-
-
-def _register() -> None:
-    """Tell PyTorch the operations' shapes, for torch.compile; csrc/gradients.cpp has their gradients."""
-    library = torch.library
-
-    @library.register_fake("vim::match")
-    def _(metric, cls_index, r):
-        B, L, _ = metric.shape
-        shapes = ((B, r), (B, r), (B, L - r), (B, L), cls_index.shape, (B, L - r))
-        return tuple(cls_index.new_empty(shape) for shape in shapes)
-
-    def like(x, tokens):
-        return x.new_empty(x.shape[0], tokens, x.shape[2])
-
-    @library.register_fake("vim::merge")
-    def _(hidden, residual, size, keep, source, index, by_size):
-        return like(hidden, keep.shape[1]), like(residual, keep.shape[1]), size.new_empty(keep.shape)
-
-    @library.register_fake("vim::merge_backward")
-    def _(dhidden, dresidual, size, keep, source, index, by_size):
-        return like(dhidden, index.shape[1]), like(dresidual, index.shape[1])

@@ -40,8 +40,10 @@ def match(
     B, L, _ = metric.shape
     protected = torch.empty(B, 0, dtype=torch.long, device=metric.device) if cls_index is None else cls_index
     r = min(r, (L - protected.shape[1]) // 2)
-    if r and score is None and method.is_default_matching and in_one_operation(metric):
-        source, target, keep, index, classes, count = torch.ops.vim.match(metric, protected, r)
+    namespace = in_one_operation(metric) if r and score is None and method.is_default_matching else None
+    if namespace:
+        operation = getattr(torch.ops, namespace).match
+        source, target, keep, index, classes, count = operation(metric, protected, r)
         return Matching(source, target, keep, index, None if cls_index is None else classes, count)
     patches = positions_without(protected, L)
     a, b = _sources_and_targets(patches, score)

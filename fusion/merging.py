@@ -21,7 +21,7 @@ class Matching:
         cls_index: [B, K], the class tokens' positions after merging, or None.
         count: [B, L - r], the number of tokens that each merged token is made of.
         rows: the arguments of `GroupSum` beside the tokens, computed once for all tensors that are merged; None if C++
-            made the matching, and then computed when needed.
+            or Triton made the matching, and then computed when needed.
     """
 
     source: Tensor
@@ -54,7 +54,7 @@ class Matching:
     def merge_both(
         self, hidden: Tensor, residual: Tensor, size: Tensor, by_size: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Merge two tensors of tokens and sum the tokens' sizes, in one operation in C++ if it can run.
+        """Merge two tensors of tokens and sum the tokens' sizes, in one operation in C++ or Triton if it can run.
 
         Args:
             hidden: [B, L, C].
@@ -66,9 +66,12 @@ class Matching:
             Both [B, L - r, C], and the summed sizes [B, L - r].
         """
         exact = size.dtype in (torch.float32, torch.float64) and not size.requires_grad
-        if exact and in_one_operation(hidden, residual, size):
+        namespace = in_one_operation(hidden, residual, size) if exact else None
+        if namespace:
             positions = self.keep, self.source, self.index
-            return torch.ops.vim.merge(hidden, residual, size, *positions, by_size)
+            operation = getattr(torch.ops, namespace).merge
+            hidden, residual, total = operation(hidden, residual, size, *positions, by_size)
+            return hidden, residual, total.detach()  # in Triton autograd thinks every output is differentiable
         if by_size:
             return self.merge(hidden, size)[0], *self.merge(residual, size)
         return self.merge(hidden), self.merge(residual), self.group_sum(size)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from native.kernels import DEVICE
 from ssm import cpu, cuda, reference, speed, triton
 from ssm.names import BACKENDS, FOR_DEVICE
 
@@ -100,8 +101,7 @@ def pick(device_type: str) -> Choice:
 
 
 def _runs_on(name: str, device_type: str) -> bool:
-    interpreted = name == "triton" and device_type == "cpu" and triton.INTERPRETED
-    return name == "reference" or name in FOR_DEVICE.get(device_type, ()) or interpreted
+    return name == "reference" or name in FOR_DEVICE.get(device_type, ()) or (name, device_type) == ("triton", DEVICE)
 
 
 @torch._dynamo.assume_constant_result  # torch.compile keeps the choice made when it compiles

@@ -1,54 +1,25 @@
 """Run the two operations in Triton, on GPUs: channels last, in either direction, without transposing or flipping.
 
-They save nothing but their inputs for the backward pass. Triton comes with PyTorch's CUDA wheels, and compiles a kernel
-when it is first used. TRITON_INTERPRET=1 in the environment runs the kernels on a CPU instead, slowly, for tests. Sums
-over tokens and images are made in a fixed order, so the same inputs give the same bits.
+They save nothing but their inputs for the backward pass. Sums over tokens and images are made in a fixed order, so the
+same inputs give the same bits.
 """
 
-import os
-import shutil
-import sysconfig
 from functools import cache
-from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-OLDEST = (3, 3)  # the first version whose kernels can build tuples
+from native import kernels
 
 
 @cache
 def unavailable() -> str | None:
     """Return in one line why this backend can't run here; if it can, register its operators and return None."""
-    if find_spec("triton") is None:
-        return "no Triton, which comes with PyTorch's CUDA wheels: pip install triton"
-    if tuple(map(int, version("triton").split(".")[:2])) < OLDEST:
-        return f"Triton {version('triton')} is too old: PyTorch 2.7 brings Triton {'.'.join(map(str, OLDEST))}"
-    reason = None if INTERPRETED else _no_gpu() or _no_compiler()
+    reason = kernels.unavailable()
     if reason is None:
         from ssm.triton import operators  # noqa: F401, importing registers them
     return reason
-
-
-def _no_gpu() -> str | None:
-    if not torch.cuda.is_available():
-        return "PyTorch finds no CUDA GPU"
-    if torch.version.cuda and torch.cuda.get_device_capability() < (7, 0):
-        return f"Triton needs compute capability 7.0, and {torch.cuda.get_device_name()} is older"
-    return None
-
-
-def _no_compiler() -> str | None:
-    """Return what is missing to compile C, None if nothing: Triton compiles the few lines that start a kernel."""
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "no C compiler, with which Triton starts kernels: apt-get install gcc"
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return "no Python.h, with which Triton starts kernels: apt-get install python3-dev"
-    return None
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:

@@ -91,6 +91,6 @@ def _longest_loop(code: list[tuple[int, str]]) -> list[str]:
     """Return the instructions of the longest loop, up to its branch back; all before the exit if there is no loop."""
     branches = [(at, re.search(r"\bBRA\b.*0x([0-9a-f]+)", what)) for at, what in code]
     loops = [(int(to.group(1), 16), at) for at, to in branches if to and int(to.group(1), 16) < at]
-    end = next(at for at, what in code if "EXIT" in what and not what.startswith("@"))
+    end = next((at for at, what in code if "EXIT" in what and not what.startswith("@")), code[-1][0])
     first, last = max(loops, key=lambda loop: loop[1] - loop[0], default=(0, end))
     return [what for at, what in code if first <= at <= last]

@@ -6,7 +6,8 @@ of autograd registered for operators.
 
 import torch
 
-from ssm.triton import INTERPRETED, launch
+from native.kernels import DEVICE
+from ssm.triton import launch
 
 _SCAN = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias, bool reverse"
 SCHEMAS = {
@@ -39,5 +40,5 @@ _FAKES = {
 library = torch.library.Library("vim_triton", "DEF")
 for name, schema in SCHEMAS.items():
     library.define(name + schema)
-    library.impl(name, getattr(launch, name), "CPU" if INTERPRETED else "CUDA")
+    library.impl(name, getattr(launch, name), DEVICE.upper())
     torch.library.register_fake(f"vim_triton::{name}", _FAKES[name])

@@ -13,13 +13,14 @@ import torch
 
 import models_mamba
 import ssm
-from ssm import reference, triton
+from native import kernels
+from ssm import reference
 from ssm.__main__ import scan_inputs
 
 ROOT = Path(__file__).parents[2]
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-pytestmark = pytest.mark.skipif(not GPU and not triton.INTERPRETED, reason="no GPU")
+pytestmark = pytest.mark.skipif(not GPU and not kernels.INTERPRETED, reason="no GPU")
 needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU")
 SHAPES = [(4, 197, 384, 16), (3, 37, 50, 5), (2, 9, 64, 40)] if GPU else [(1, 3, 8, 4)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssm import triton
+from native import kernels
 from tests.fashion import write_fashion
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def fashion(tmp_path):
     return write_fashion(tmp_path / "fashion", train=64, test=16)
 
 
-@pytest.mark.skipif(triton.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
+@pytest.mark.skipif(kernels.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
 def test_the_scan_in_the_interpreter(tmp_path):
     result = check(tmp_path, "--interpret", "scan")
     assert result.returncode == 0, result.stdout + result.stderr

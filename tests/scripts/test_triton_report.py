@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ssm import triton
+from native import kernels
 
-pytestmark = pytest.mark.skipif(triton.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
-if triton.find_spec("triton"):
+pytestmark = pytest.mark.skipif(kernels.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
+if kernels.find_spec("triton"):
     from scripts import triton_report as program
     from ssm.triton import launch, offline
 

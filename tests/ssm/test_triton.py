@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssm import triton
+from native import kernels
 from ssm.triton import launch
 
-pytestmark = pytest.mark.skipif(triton.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
+pytestmark = pytest.mark.skipif(kernels.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
 
 
 def interpreter_fails() -> bool:
     """Whether Triton's interpreter is too old for this NumPy: before 3.7 it makes a number of an array of one."""
     numpy_version, triton_version = (
-        tuple(map(int, triton.version(name).split(".")[:2])) for name in ("numpy", "triton")
+        tuple(map(int, kernels.version(name).split(".")[:2])) for name in ("numpy", "triton")
     )
     return numpy_version >= (2, 4) and triton_version < (3, 7)
 
@@ -35,15 +35,15 @@ def test_in_the_interpreter():
 def unavailable(
     monkeypatch, gpu=True, capability=(9, 0), spec=True, version="3.6.0", compiler="/usr/bin/gcc", include="/"
 ):
-    monkeypatch.setattr(triton, "find_spec", lambda name: spec or None)
-    monkeypatch.setattr(triton, "version", lambda name: version)
+    monkeypatch.setattr(kernels, "find_spec", lambda name: spec or None)
+    monkeypatch.setattr(kernels, "version", lambda name: version)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
-    monkeypatch.setattr(triton.shutil, "which", lambda name: compiler)
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: compiler)
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(triton.sysconfig, "get_path", lambda name: str(include))
-    return triton.unavailable.__wrapped__()
+    monkeypatch.setattr(kernels.sysconfig, "get_path", lambda name: str(include))
+    return kernels.unavailable.__wrapped__()
 
 
 def test_reasons_not_to_be_available(monkeypatch, tmp_path):
@@ -55,7 +55,6 @@ def test_reasons_not_to_be_available(monkeypatch, tmp_path):
     assert "no Python.h" in unavailable(monkeypatch, include=tmp_path)
     (tmp_path / "Python.h").touch()
     assert unavailable(monkeypatch, include=tmp_path) is None
-    assert hasattr(torch.ops.vim_triton, "selective_scan")
 
 
 def test_programs_are_narrower_where_the_gpu_would_be_idle():
