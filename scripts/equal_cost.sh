@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # What loses least at one price: the model and the images of scripts/fmnist_cpu.sh, where every row but the first costs
 # about 0.7 of the multiply-adds of no fusion. The plan of searched is what scripts/search_plan.py found for a model
-# that was trained without fusion (docs/results.md); smaller has eight layers instead of twelve. About eight hours on
-# 2 cores.
+# that was trained without fusion (docs/results.md); smaller has eight layers instead of twelve. Hours on 2 cores.
 #
 #   bash scripts/equal_cost.sh table
 #
