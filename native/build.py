@@ -96,7 +96,7 @@ def _compile(folder: Path, sources: Path, flags: Sequence[str], what: str) -> No
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.executable).parent}"
     if not shutil.which("ninja"):
         raise RuntimeError("no ninja: pip install ninja")
-    print(f"compiling the C++ {what}, once for this machine (about 15 s) ...", file=sys.stderr, flush=True)
+    print(f"compiling the C++ {what}, once for this machine (one to two minutes) ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)  # leftovers of an interrupted build
     folder.mkdir()

@@ -2,7 +2,7 @@
 # Set up, then run the linter and all tests. Arguments go to pytest: bash scripts/test.sh tests/fusion -k upper
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -gt 0 ] || echo "test.sh: the linter and all tests, about 7 minutes on 2 cores (installation aside); progress in percent"
+[ $# -gt 0 ] || echo "test.sh: the linter and all tests, 7 to 20 minutes on 2 cores (installation aside); progress in percent"
 bash scripts/setup.sh --tests
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
