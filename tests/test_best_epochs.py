@@ -44,6 +44,13 @@ def scored(monkeypatch):
 
 
 @pytest.fixture
+def timed(monkeypatch):
+    """Let every epoch's training take 1.5 seconds, whatever the machine is busy with."""
+    train = runner.train_one_epoch
+    monkeypatch.setattr(runner, "train_one_epoch", lambda *args, **kw: train(*args, **kw) | {"train_seconds": 1.5})
+
+
+@pytest.fixture
 def out(tmp_path):
     return tmp_path / "out"
 
@@ -75,10 +82,10 @@ def test_the_weights_are_those_of_a_run_that_evaluates_more(run, tmp_path, out):
     assert rare["best_acc1"] == read_log(out / "log.txt")[-1]["test_acc1"]
 
 
-def test_the_records_cope_with_epochs_without_scores(run, scored, out, capsys, tmp_path):
+def test_the_records_cope_with_epochs_without_scores(run, scored, timed, out, capsys, tmp_path):
     scored(30, 20)
     printed = run("--epochs", 3, "--val-interval", 2)
-    assert re.search(r"^done: 3 epochs in 0:0[2-9]:\d\d; best top-1 30.00 % in epoch 1; ", printed, re.M)
+    assert re.search(r"^done: 3 epochs in 0:02:0\d; best top-1 30.00 % in epoch 1; ", printed, re.M)
     assert torch.load(out / "best_checkpoint.pth", weights_only=True)["epoch"] == 2
     board = EventAccumulator(str(out)).Reload()
     assert [entry.step for entry in board.Scalars("accuracy/test_acc1")] == [1, 2]
@@ -87,7 +94,7 @@ def test_the_records_cope_with_epochs_without_scores(run, scored, out, capsys, t
     assert capsys.readouterr().out.splitlines()[-1] == "| 3 of 3 | 20.00   | 30.00        |"
 
 
-def test_a_run_without_an_evaluation_yet_is_a_row_too(run, out, monkeypatch, capsys, tmp_path):
+def test_a_run_without_an_evaluation_yet_is_a_row_too(run, timed, out, monkeypatch, capsys, tmp_path):
     save = runner.save
 
     def stop(state, *args, **kwargs):
@@ -100,7 +107,7 @@ def test_a_run_without_an_evaluation_yet_is_a_row_too(run, out, monkeypatch, cap
         run("--epochs", 3, "--val-interval", 3)
     capsys.readouterr()
     summarize.main([str(out), "--columns", "epochs,top-1 %,s / epoch", "--plot", str(tmp_path / "a.png")])
-    assert re.fullmatch(r"\| 1 of 3 \| +\| \d+\.\d +\|", capsys.readouterr().out.splitlines()[-1])
+    assert re.fullmatch(r"\| 1 of 3 \| +\| 1\.5 +\|", capsys.readouterr().out.splitlines()[-1])
     monkeypatch.setattr(runner, "save", save)
     run("--epochs", 3, "--val-interval", 3, "--auto-resume")
     assert ["test_acc1" in line for line in read_log(out / "log.txt")] == [False, False, True]
