@@ -1,25 +1,18 @@
 """Triton's kernels for fusion: run in its interpreter in a process of their own, and compiled for absent GPUs."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from native import kernels
+from tests.interpreter import run_interpreted
 
 pytestmark = pytest.mark.skipif(kernels.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
 
 
 def test_in_the_interpreter():
-    """The interpreter must be chosen before Triton is imported, and then nothing can be compiled any more."""
-    tests = Path(__file__).with_name("interpreted_triton.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests)]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tests.parents[2])
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    run_interpreted(Path(__file__).with_name("interpreted_triton.py"))
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -1,8 +1,5 @@
 """Triton's kernels: run in its interpreter in a process of their own, and what stands in their way elsewhere."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,26 +7,13 @@ import torch
 
 from native import kernels
 from ssm.triton import launch
+from tests.interpreter import run_interpreted
 
 pytestmark = pytest.mark.skipif(kernels.find_spec("triton") is None, reason="PyTorch's CPU wheels bring no Triton")
 
 
-def interpreter_fails() -> bool:
-    """Whether Triton's interpreter is too old for this NumPy: before 3.7 it makes a number of an array of one."""
-    numpy_version, triton_version = (
-        tuple(map(int, kernels.version(name).split(".")[:2])) for name in ("numpy", "triton")
-    )
-    return numpy_version >= (2, 4) and triton_version < (3, 7)
-
-
-@pytest.mark.skipif(interpreter_fails(), reason="Triton's interpreter before 3.7 needs NumPy before 2.4")
 def test_in_the_interpreter():
-    """The interpreter must be chosen before Triton is imported, and then nothing can be compiled any more."""
-    tests = Path(__file__).with_name("interpreted_triton.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(tests)]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tests.parents[2])
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    run_interpreted(Path(__file__).with_name("interpreted_triton.py"))
 
 
 def unavailable(
