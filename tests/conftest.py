@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch._dynamo.utils import counters
 
 import main
 import models_mamba
 from ssm import cpu
+from training.records.runs import read_log
 from training.runtime.randomness import seed_all
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,6 +49,38 @@ def failing(capsys):
 def error(run, failing):
     """Call a module's fixture `run` with something wrong; returns the one line of the error."""
     return partial(failing, run)
+
+
+@pytest.fixture
+def without_inductor(monkeypatch):
+    """Compile without the last stage, which writes C++ and takes minutes; returns the arguments of torch.compile."""
+    compile_, asked = torch.compile, []
+
+    def compile_to_graphs(model, **kwargs):
+        asked.append(kwargs)
+        return compile_(model, backend="aot_eager", **kwargs)
+
+    monkeypatch.setattr(torch, "compile", compile_to_graphs)
+    torch._dynamo.reset()
+    counters.clear()
+    return asked
+
+
+@pytest.fixture
+def trains_alike_compiled(without_inductor, run, tmp_path):
+    """Train by a module's fixture `run` with these flags, compiled and not: same losses, so many graphs, no break."""
+
+    def call(*flags, graphs):
+        for name, chosen in (("plain", ()), ("compiled", ("--compile",))):
+            run(*flags, *chosen, "--output_dir", tmp_path / name)
+        plain, compiled = (read_log(tmp_path / name / "log.txt") for name in ("plain", "compiled"))
+        for column in ("train_loss", "test_loss", "test_ema_loss"):
+            expected = [line[column] for line in plain]
+            assert [line[column] for line in compiled] == pytest.approx(expected, rel=1e-4)
+        assert counters["stats"]["unique_graphs"] == graphs
+        assert not counters["graph_break"]
+
+    return call
 
 
 @pytest.fixture(scope="session")

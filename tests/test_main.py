@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch._dynamo.utils import counters
 from torch.utils.data import IterableDataset
 
 import datasets
@@ -914,22 +913,10 @@ def test_layers_are_computed_again_where_that_is_asked_for():
     assert not new_model(parse_args([])).grad_checkpointing
 
 
-def test_a_compiled_model_trains_alike_and_is_compiled_once(run, tmp_path, monkeypatch):
-    """Without the last stage, which writes C++ and takes minutes; one graph without breaks is what is asked for."""
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda model, **kwargs: compile_(model, backend="aot_eager", **kwargs))
-    torch._dynamo.reset()
-    counters.clear()
+def test_a_compiled_model_trains_alike_and_is_compiled_once(trains_alike_compiled):
     flags = ("--epochs", 2, "--lr", 0.1, "--warmup-epochs", 0, "--model-ema", "--drop-path", 0.2)
     fusion = ("--fusion-strategy", "upper", "--fusion-layer", 3, "--fusion-token", 2)
-    for name, chosen in (("plain", ()), ("compiled", ("--compile",))):
-        run(*flags, *fusion, *chosen, "--output_dir", tmp_path / name)
-    plain, compiled = (read_log(tmp_path / name / "log.txt") for name in ("plain", "compiled"))
-    for column in ("train_loss", "test_loss", "test_ema_loss"):
-        expected = [line[column] for line in plain]
-        assert [line[column] for line in compiled] == pytest.approx(expected, rel=1e-4)
-    assert counters["stats"]["unique_graphs"] == 1
-    assert not counters["graph_break"]
+    trains_alike_compiled(*flags, *fusion, graphs=1)
 
 
 def test_an_average_off_the_gpu_is_kept_and_not_evaluated():
