@@ -69,9 +69,7 @@ class Matching:
         namespace = in_one_operation(hidden, residual, size) if exact else None
         if namespace:
             positions = self.keep, self.source, self.index
-            operation = getattr(torch.ops, namespace).merge
-            hidden, residual, total = operation(hidden, residual, size, *positions, by_size)
-            return hidden, residual, total.detach()  # in Triton autograd thinks every output is differentiable
+            return getattr(torch.ops, namespace).merge(hidden, residual, size, *positions, by_size)
         if by_size:
             return self.merge(hidden, size)[0], *self.merge(residual, size)
         return self.merge(hidden), self.merge(residual), self.group_sum(size)

@@ -23,6 +23,7 @@ shapes.register("vim_fusion")
 def setup(ctx, inputs, output):
     _, _, *tensors, ctx.by_size = inputs
     ctx.save_for_backward(*tensors)
+    ctx.mark_non_differentiable(*output[2:])  # the summed sizes of merge
 
 
 def backward(ctx, dhidden, dresidual, _):
