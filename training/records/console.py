@@ -1,6 +1,7 @@
 """Print a run: an overview before training, then one line for each epoch."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -90,11 +91,9 @@ def print_overview(
 
 def _stages(facts: Facts) -> Iterator[tuple[str, str]]:
     """Yield two rows for each stage of --train-img-sizes: its images and epochs, and its tokens."""
-    for (first, side), following, counts in zip(
-        facts.stages, [*facts.stages[1:], (facts.last_epoch, None)], facts.stage_token_counts, strict=False
-    ):
-        last = following[0] - 1
-        epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+    starts = pairwise([*facts.stages, (facts.last_epoch, None)])
+    for ((first, side), (end, _)), counts in zip(starts, facts.stage_token_counts, strict=True):
+        epochs = f"epoch {first}" if first == end - 1 else f"epochs {first} to {end - 1}"
         yield "training", f"{side} x {side} pixels in {epochs}; tokens before layer 0 and after each layer:"
         yield "", format_counts(counts)
 
