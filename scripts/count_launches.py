@@ -1,10 +1,10 @@
 """Count the kernels that a layer launches on a GPU, without one: tensors have shapes and no values.
 
-    python scripts/count_launches.py --model vim_tiny_patch16_224 --tokens 8
+    python scripts/count_launches.py
 
-A kernel in Triton counts as one, and so does an operator of PyTorch, though some are several on a GPU, such as a sort,
-and the norm is one where six count here. Views, new tensors without values, and copies from and to fp64, which only a
-CPU makes, count none.
+A kernel in Triton counts as one, and so does an operator of PyTorch, though some are several on a GPU, such as a sort;
+PyTorch's norm, which can be one kernel on a GPU, counts as six. Views, new tensors without values, and copies from and
+to fp64, which only a CPU makes, count none. Neither the model's size nor the number of fused tokens changes a count.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from fusion.triton import operators as fusing_operators  # noqa: F401, registers
 from ssm.triton import launch as scanning
 from ssm.triton import operators as scanning_operators  # noqa: F401, registers them
 
+MODEL, TOKENS = "vim_tiny_patch16_224", 8  # and how many of its tokens fuse
 LAUNCHERS = {"vim_fusion": fusing, "vim_triton": scanning}
 FREE = (
     "empty",
@@ -67,10 +68,10 @@ class Launches(TorchDispatchMode):
         return run
 
 
-def count(model_name: str, tokens: int, kind: str) -> tuple[Counter, Counter]:
-    """Return what a model's second layer launches forward and backward, in fp32, by name."""
-    namespace, model = KINDS[kind], timm.create_model(model_name)
-    fusion.inject(model, [0, 0 if kind == "plain" else tokens, *[0] * (len(model.layers) - 2)])
+def count(kind: str) -> tuple[Counter, Counter]:
+    """Return what the model's second layer launches forward and backward, in fp32, by name."""
+    namespace, model = KINDS[kind], timm.create_model(MODEL)
+    fusion.inject(model, [0, 0 if kind == "plain" else TOKENS, *[0] * (len(model.layers) - 2)])
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         patch("ssm.backends._picked", lambda device_type: "triton"),
@@ -89,20 +90,17 @@ def count(model_name: str, tokens: int, kind: str) -> tuple[Counter, Counter]:
     return forward.counts, backward.counts
 
 
-def table(model_name: str, tokens: int) -> str:
+def table() -> str:
     lines = ["| layer | forward | backward |", "| --- | --- | --- |"]
     for kind in KINDS:
-        forward, backward = (counts.total() for counts in count(model_name, tokens, kind))
+        forward, backward = (counts.total() for counts in count(kind))
         lines.append(f"| {kind} | {forward} | {backward} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vim_tiny_patch16_224", help="a model of timm (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=8, help="tokens that the layer fuses (default: %(default)s)")
-    args = parser.parse_args()
-    print(table(args.model, args.tokens))
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(table())
 
 
 if __name__ == "__main__":
