@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from training.runtime.threads import prepare_threads
+from training.runtime.process import prepare_process
 from training.settings.command_line import parse_args
 from training.settings.failure import check_known, in_one_line
 
 if __name__ == "__main__":
     parse_args()  # answer --help or a wrong flag before importing PyTorch, which takes seconds
-    prepare_threads()
+    prepare_process()
 
 import torch
 from timm.optim import list_optimizers

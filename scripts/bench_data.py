@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from training.runtime.threads import prepare_threads
+from training.runtime.process import prepare_process
 
 if __name__ == "__main__":
-    prepare_threads()
+    prepare_process()
 
 import torch
 from torch.utils.data import DataLoader

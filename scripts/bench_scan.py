@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from training.runtime.threads import prepare_threads
+from training.runtime.process import prepare_process
 
 if __name__ == "__main__":
-    prepare_threads()
+    prepare_process()
 
 import torch
 import torch.nn.functional as F

@@ -1,13 +1,13 @@
 """Measure memory: the peak of an epoch, on the GPU or of the process, and what autograd keeps of a forward pass."""
 
-import ctypes
 import resource
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from training.runtime.heap import give_back_freed_memory
 
 MB = 2**20
 
@@ -33,6 +33,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
+        give_back_freed_memory()
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
@@ -40,7 +41,7 @@ class PeakMemory:
 
     def start_training(self, held_mb: float = 0.0) -> None:
         """Set the baseline to the memory in use now, less held_mb, the MB that earlier steps left in use."""
-        _give_back_free_memory()
+        give_back_freed_memory()
         self.baseline_mb = self._current_mb() - held_mb
 
     def peak_mb(self) -> float:
@@ -59,15 +60,6 @@ class PeakMemory:
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device) / MB
         return _status_mb("VmRSS") if self.resets else self.peak_mb()
-
-
-def _give_back_free_memory() -> None:
-    """Let glibc return freed memory to the system.
-
-    Otherwise it would still count as in use, and whatever reuses it later would seem to need no memory.
-    """
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status_mb(field: str) -> float:
