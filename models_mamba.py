@@ -204,8 +204,8 @@ class VisionMamba(nn.Module):
         self.feature_info = [
             {"module": f"layers.{i}", "num_chs": embed_dim, "reduction": reduction} for i in range(depth)
         ]
-        self.global_pool = ""
-        self.reset_classifier(num_classes, global_pool or ("token" if self.num_prefix_tokens else "avg"))
+        default_pool = "token" if self.num_prefix_tokens else "avg"
+        self.reset_classifier(num_classes, default_pool if global_pool is None else global_pool)
         self._init_weights()
 
     def _init_weights(self) -> None:

@@ -232,6 +232,11 @@ def test_pools():
     torch.testing.assert_close(model(images()), features)
 
 
+def test_a_model_without_pooling_classifies_every_token():
+    model = small(global_pool="")
+    torch.testing.assert_close(model(images()), model.head(model.forward_features(images())))
+
+
 def test_average_pooling_leaves_class_tokens_out():
     model = small(global_pool="avg")
     features = model.forward_features(images())
