@@ -20,12 +20,12 @@ inline Lanes load(const double* from) {
 
 inline int64_t round_up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-// Products of `rows` rows of a [, width] with kColumns columns of b [width, columns], in registers.
+// Products of `rows` rows of a [, width] with b [width, kColumns], in registers.
 template <int64_t rows>
 void product(const double* a, int64_t width, int64_t row_stride, const double* b, int64_t columns, double* out) {
   Lanes sums[rows][2] = {};
   for (int64_t c = 0; c < width; ++c) {
-    const Lanes left = load(b + c * columns), right = load(b + c * columns + kLanes);
+    const Lanes left = load(b + c * kColumns), right = load(b + c * kColumns + kLanes);
     for (int64_t i = 0; i < rows; ++i) {
       sums[i][0] += left * a[i * row_stride + c];
       sums[i][1] += right * a[i * row_stride + c];
@@ -52,7 +52,8 @@ class Cosines {
     for (int64_t i = 0; i < n; ++i) take_unit(tokens + a[i] * width_, a_.data() + i * stride_);
     for (int64_t j = 0; j < m; ++j) {
       take_unit(tokens + b[j] * width_, unit_.data());
-      for (int64_t c = 0; c < width_; ++c) b_[c * columns + j] = unit_[c];
+      double* to = panel(j) + j % kColumns;
+      for (int64_t c = 0; c < width_; ++c) to[c * kColumns] = unit_[c];
     }
     for (int64_t j = 0; j < columns; j += kColumns) {
       int64_t i = 0;
@@ -64,7 +65,9 @@ class Cosines {
 
  private:
   const int64_t width_, stride_;
-  std::vector<double> a_, b_, unit_, cosines_;  // b_ [width, columns]
+  std::vector<double> a_, b_, unit_, cosines_;  // b_ [columns / kColumns, width, kColumns]
+
+  double* panel(int64_t j) { return b_.data() + j / kColumns * width_ * kColumns; }
 
   // Write the token divided by its length; zeros follow it up to the stride.
   template <typename scalar_t>
@@ -73,14 +76,14 @@ class Cosines {
     Lanes squares{};
     for (int64_t c = 0; c < stride_; c += kLanes) squares += load(unit + c) * load(unit + c);
     const double norm = std::sqrt(squares[0] + squares[1] + squares[2] + squares[3]);
-    const double divisor = norm < kLeastNorm ? kLeastNorm : norm;
-    for (int64_t c = 0; c < width_; ++c) unit[c] /= divisor;
+    const double factor = 1 / (norm < kLeastNorm ? kLeastNorm : norm);
+    for (int64_t c = 0; c < width_; ++c) unit[c] *= factor;
   }
 
   template <int64_t rows>
   void product_at(int64_t i, int64_t j) {
     const double* a = a_.data() + i * stride_;
-    product<rows>(a, width_, stride_, b_.data() + j, columns, cosines_.data() + i * columns + j);
+    product<rows>(a, width_, stride_, panel(j), columns, cosines_.data() + i * columns + j);
   }
 };
 
