@@ -72,7 +72,7 @@ def selective_scan_forward(
     keep: bool = True,
     lean: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Scan, as a primitive of ssm.backends; save the states at the chunks' starts if `keep`, lean or not."""
+    """Scan, as a primitive of ssm.backends; save the states between chunks if `keep`, lean or not."""
     inputs = _wide(u, delta, A, B, C, D, z, delta_bias)
     add = out is not None
     out = torch.empty_like(u) if out is None else out
@@ -160,7 +160,7 @@ def _register() -> None:
 
     def states(u, A, keep):
         batch, length, channels = u.shape
-        return u.new_empty(batch if keep else 0, (length + CHUNK - 1) // CHUNK, A.shape[1], channels)
+        return u.new_empty(batch if keep else 0, (length - 1) // CHUNK, A.shape[1], channels)
 
     @library.register_fake("vim::causal_conv1d")
     def _(x, weight, bias, reverse):

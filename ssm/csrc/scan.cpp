@@ -2,7 +2,7 @@
 //
 // A task is one image and a range of channels, of which a register's worth run side by side. Tokens go by in chunks:
 // what depends on the token alone is computed once for a chunk, then a few states at a time pass through it in registers.
-// Forward keeps the states at the chunks' starts; backward computes those inside a chunk again. A comes in times
+// Forward keeps the states between chunks; backward computes those inside a chunk again. A comes in times
 // log2(e), so that a power of two gives the decay.
 
 #include <ATen/ops/empty.h>
@@ -21,6 +21,19 @@ namespace {
 
 constexpr int kChunk = 33;  // tokens; 65 and 197, of square grids with a class token, then leave no rest of one or five
 constexpr int kStates = 4;  // states in registers at a time
+
+int64_t chunks_of(int64_t length) { return ceil_div(length, kChunk); }
+
+// The states between chunks: [images, chunks - 1, N, channels], since those before the first token are zeros.
+std::array<int64_t, 4> states_shape(int64_t images, int64_t length, int64_t N, int64_t channels) {
+  return {images, std::max<int64_t>(chunks_of(length) - 1, 0), N, channels};
+}
+
+// Where the states before chunk k > 0 are.
+template <typename scalar_t>
+VIM_INLINE scalar_t* states_before(scalar_t* states, const Tasks& tasks, int64_t N, int64_t image, int64_t k) {
+  return states + (image * (chunks_of(tasks.length) - 1) + k - 1) * N * tasks.channels;
+}
 
 // The largest step for which all of a channel's decays are finite. Without positive A, which lets states grow, any is.
 template <typename scalar_t>
@@ -54,7 +67,7 @@ void forward(
     const scalar_t* delta_bias, const Sequence<scalar_t>& out, bool add, scalar_t* states) {
   constexpr int width = Simd<scalar_t>::width;
   using V = Vec<scalar_t>;
-  const int64_t chunks = ceil_div(tasks.length, kChunk);
+  const int64_t chunks = chunks_of(tasks.length);
   for_each_task(tasks, [&](int64_t image, int64_t, int64_t first, int64_t last) {
     V dt[kChunk], dtu[kChunk], y[kChunk];
     const scalar_t *Bs[kChunk], *Cs[kChunk];
@@ -72,8 +85,8 @@ void forward(
         V* h = carried.data() + (block - first) * N;
         for (int64_t n = 0; n < N; ++n) decay[n] = load(A + n * tasks.channels + c, count) * scalar_t(kLog2E);
         const V skip = load(D + c, count), bias = load(delta_bias + c, count), limit = step_limit<scalar_t>(decay);
-        if (states) {
-          scalar_t* to = states + ((image * chunks + chunk) * N) * tasks.channels + c;
+        if (states && chunk > 0) {
+          scalar_t* to = states_before(states, tasks, N, image, chunk) + c;
           for (int64_t n = 0; n < N; ++n) store(to + n * tasks.channels, h[n], count);
         }
         for (int i = 0; i < tokens; ++i) {
@@ -170,7 +183,7 @@ void backward(
     const Gradients<scalar_t>& to) {
   constexpr int width = Simd<scalar_t>::width;
   using V = Vec<scalar_t>;
-  const int64_t chunks = ceil_div(tasks.length, kChunk);
+  const int64_t chunks = chunks_of(tasks.length);
   for_each_task(tasks, [&](int64_t image, int64_t group, int64_t first, int64_t last) {
     const int64_t thread = at::get_thread_num() * tasks.blocks;
     Chunk<scalar_t> chunk;
@@ -189,11 +202,11 @@ void backward(
         const int64_t c = block * width;
         const int count = valid<scalar_t>(tasks, block);
         const V skip = load(D + c, count), bias = load(delta_bias + c, count);
-        const scalar_t* saved = states + ((image * chunks + k) * N) * tasks.channels + c;
+        const scalar_t* saved = k > 0 ? states_before(states, tasks, N, image, k) + c : nullptr;
         scalar_t* sum_A = to.A + (thread + block) * N * width;
         for (int64_t n = 0; n < N; ++n) {
           decay[n] = load(A + n * tasks.channels + c, count) * scalar_t(kLog2E);
-          start[n] = load(saved + n * tasks.channels, count);
+          start[n] = saved ? load(saved + n * tasks.channels, count) : V{};
           dA[n] = load(sum_A + n * width);
         }
         const V limit = step_limit<scalar_t>(decay);
@@ -280,7 +293,7 @@ at::Tensor selective_scan_into(
   at::Tensor states;
   VIM_DISPATCH(u.scalar_type(), {
     const Tasks tasks(u, Simd<scalar_t>::width, reverse);
-    states = at::empty({keep_states ? tasks.images : 0, ceil_div(tasks.length, kChunk), N, tasks.channels}, u.options());
+    states = at::empty(states_shape(keep_states ? tasks.images : 0, tasks.length, N, tasks.channels), u.options());
     forward<scalar_t>(
         tasks, N, Sequence<scalar_t>(u_), Sequence<scalar_t>(delta_), A_.data_ptr<scalar_t>(), Sequence<scalar_t>(B_),
         Sequence<scalar_t>(C_), D_.data_ptr<scalar_t>(), Sequence<scalar_t>(z_), bias_.data_ptr<scalar_t>(),
@@ -303,7 +316,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective
     const at::Tensor& states, bool reverse, at::Tensor& dB, at::Tensor& dC, at::Tensor& dz, bool add) {
   check_inputs(u, delta, A, B, C, D, z, delta_bias);
   check("grad", grad, u.sizes(), u);
-  check("states", states, {u.size(0), ceil_div(u.size(1), kChunk), A.size(1), u.size(2)}, u);
+  check("states", states, states_shape(u.size(0), u.size(1), A.size(1), u.size(2)), u);
   check_buffer("dB", dB, B.sizes(), u), check_buffer("dC", dC, C.sizes(), u), check_buffer("dz", dz, z.sizes(), u);
   const int64_t N = A.size(1), threads = at::get_num_threads();
   const auto grad_ = rows(grad), u_ = rows(u), delta_ = rows(delta), B_ = rows(B), C_ = rows(C), z_ = rows(z);

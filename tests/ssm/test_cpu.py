@@ -167,7 +167,8 @@ def test_opcheck(reverse):
 
 def test_states_are_kept_only_for_gradients():
     inputs = scan_inputs(2, 40, 3, 2)
-    assert torch.ops.vim.selective_scan(*inputs, False, True)[1].shape == (2, 2, 2, 3)
+    assert torch.ops.vim.selective_scan(*inputs, False, True)[1].shape == (2, 1, 2, 3)  # between two chunks
+    assert torch.ops.vim.selective_scan(*scan_inputs(2, cpu.CHUNK, 3, 2), False, True)[1].numel() == 0
     assert torch.ops.vim.selective_scan(*inputs, False, False)[1].numel() == 0
     with torch.no_grad():
         out = cpu.selective_scan(*inputs)
