@@ -45,10 +45,12 @@ class Contender:
         recompute: bool = False,
         checkpointing: bool = False,
         compiled: bool = False,
+        depth: int | None = None,
     ) -> None:
         torch.manual_seed(0)
         size = {"img_size": args.input_size} if args.input_size else {}
-        self.model = create_model(args.model, num_classes=100, **size)
+        layers = {"depth": depth} if depth else {}
+        self.model = create_model(args.model, num_classes=100, **size, **layers)
         self.plan = plan or (0,) * len(self.model.layers)
         fusion.inject(self.model, self.plan)
         self.model.set_scan_recompute(recompute)
@@ -140,6 +142,7 @@ def build_contenders(args: argparse.Namespace) -> dict[str, Contender]:
     }
     if args.compile:
         contenders["no fusion, compiled"] = Contender(args, compiled=True)
+    contenders |= {f"no fusion, {depth} layers": Contender(args, depth=depth) for depth in args.depths}
     return contenders | {f"fusing {name}": Contender(args, plan) for name, _, plan in plans}
 
 
@@ -164,6 +167,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--compile", action="store_true", help="also the compiled model, which takes minutes to compile"
+    )
+    parser.add_argument(
+        "--depths", nargs="+", type=positive, default=[], metavar="N", help="also models of so many layers, no fusion"
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(argv)

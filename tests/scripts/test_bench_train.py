@@ -37,6 +37,13 @@ def test_the_slow_reference_can_be_left_out(tmp_path):
     assert next(iter(json.loads(file.read_text())["steps"])) == "no fusion"
 
 
+def test_models_of_other_depths(tmp_path):
+    file = tmp_path / "train.json"
+    bench_train.main([*QUICK, "--reference-runs", "0", "--fuse", "all:1", "--depths", "3", "2", "--json", str(file)])
+    kept = {name: row["kept_mib"] for name, row in json.loads(file.read_text())["steps"].items()}
+    assert kept["no fusion"] > kept["no fusion, 3 layers"] > kept["no fusion, 2 layers"]
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
