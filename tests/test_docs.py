@@ -259,12 +259,13 @@ esac
 
 @pytest.fixture
 def house(tmp_path):
-    """A copy of the scripts with nothing to install, programs that note how they were called, and the pages' run."""
+    """A copy of the scripts with nothing to install, programs that note how they were called, and the pages' runs."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    run = tmp_path / "output" / "fmnist"
-    run.mkdir(parents=True)
-    (run / "checkpoint.pth").touch()
-    (run / "args.json").write_text('{"model": "vim_nano_patch4_32", "lr": 0.002}')
+    for name in ("fmnist", "equal_cost/no-seed1"):
+        run = tmp_path / "output" / name
+        run.mkdir(parents=True)
+        (run / "checkpoint.pth").touch()
+        (run / "args.json").write_text('{"model": "vim_nano_patch4_32", "lr": 0.002}')
     (tmp_path / "scripts" / "setup.sh").write_text("")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     for program, text in (("python", RECORDER), ("ruff", "#!/bin/sh\n")):
