@@ -76,8 +76,8 @@ class Cosines {
     Lanes squares{};
     for (int64_t c = 0; c < stride_; c += kLanes) squares += load(unit + c) * load(unit + c);
     const double norm = std::sqrt(squares[0] + squares[1] + squares[2] + squares[3]);
-    const double factor = 1 / (norm < kLeastNorm ? kLeastNorm : norm);
-    for (int64_t c = 0; c < width_; ++c) unit[c] *= factor;
+    const double divisor = norm < kLeastNorm ? kLeastNorm : norm;
+    for (int64_t c = 0; c < width_; ++c) unit[c] /= divisor;
   }
 
   template <int64_t rows>
