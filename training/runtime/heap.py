@@ -9,7 +9,7 @@ from contextlib import suppress
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 NEVER = -1
-LARGEST = 32 << 20  # bytes; glibc gives back all that is larger
+LARGEST = 32 << 20  # bytes; pieces of this size and more are given back all the same
 
 
 def keep_freed_memory() -> None:

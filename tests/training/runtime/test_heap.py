@@ -10,10 +10,10 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 
 STEPS = """
 import resource
-from training.runtime import heap
-from training.runtime.memory import PeakMemory
-import torch
+from training.runtime.process import prepare_process
 {prepare}
+import torch
+from training.runtime.memory import PeakMemory
 memory = PeakMemory(torch.device("cpu"))
 
 def step():
@@ -41,11 +41,11 @@ def run_steps(prepare):
 
 
 def test_kept_memory_is_used_again():
-    new, *_ = run_steps("heap.keep_freed_memory()")
+    new, *_ = run_steps("prepare_process()")
     new_by_default, *_ = run_steps("")
     assert new < 80 < 240 < new_by_default  # of 320
 
 
 def test_a_reset_of_the_peak_gives_it_back():
-    _, kept, peak = run_steps("heap.keep_freed_memory()")
+    _, kept, peak = run_steps("prepare_process()")
     assert peak < kept - 250
