@@ -131,6 +131,25 @@ def test_states_may_grow():
     assert not (out[:, -1, -1].abs() < 1e30).any()  # what overflows is huge or not finite, never a small number
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_states_end_before_they_become_denormal(threads):
+    """A decay of e^-10 a token leaves e^-90 of the first, which fp32 holds with fewer digits, at a high price."""
+    inputs = dict(zip(NAMES, (tensor.detach() for tensor in scan_inputs(2, 10, 16, 1)), strict=True))
+    inputs |= {name: torch.ones_like(inputs[name]) for name in ("B", "C", "z")}
+    inputs |= {"A": torch.full((16, 1), -1.0), "delta": torch.full((2, 10, 16), 10.0)}
+    inputs |= {name: torch.zeros(16) for name in ("D", "delta_bias")}
+    inputs["u"] = torch.eye(10, 1).expand(2, 10, 16).contiguous()
+    before, small = torch.get_num_threads(), torch.tensor([1e-39])
+    try:
+        torch.set_num_threads(threads)
+        out = cpu.selective_scan(**inputs)
+    finally:
+        torch.set_num_threads(before)
+    assert (out[:, :9] > 0).all()
+    assert (out[:, 9] == 0).all()
+    assert small * 1 > 0  # everywhere else nothing changes
+
+
 @pytest.mark.parametrize(("name", "bad"), [*((name, float("nan")) for name in NAMES), ("u", float("inf"))])
 def test_what_is_not_finite_shows_where_it_does_in_the_reference(name, bad):
     inputs = dict(zip(NAMES, scan_inputs(2, 40, 24, 4), strict=True))
