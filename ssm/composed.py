@@ -153,8 +153,8 @@ class _Direction:
             grad, saved, *inputs, reverse=self.reverse, dB=dB, dC=dC, dz=dz, add=add
         )
         ddelta, rows = _rows(ddelta), _rows(dprojected)
-        torch.mm(ddelta, self.weights.dt_proj, out=_rows(ddt))
-        dt_proj = torch.mm(ddelta.t(), _rows(self.weights.split(projected)[0]))
+        _narrow_product(ddelta, self.weights.dt_proj, out=_rows(ddt))
+        dt_proj = _narrow_product(ddelta.t(), _rows(self.weights.split(projected)[0]))
         du_rows = _rows(du).addmm_(rows, self.weights.x_proj)
         x_proj = torch.mm(rows.t(), _rows(u))
         conv_weight, conv_bias = self.backend.causal_conv1d_backward(
@@ -167,6 +167,11 @@ class _Direction:
             add=add,
         )
         return Weights(conv_weight.unsqueeze(1), conv_bias, x_proj, dt_proj, dt_bias, dA * self.A, dD)
+
+
+def _narrow_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """Multiply a by b, which has few columns, by way of the transpose: on CPUs that is faster."""
+    return torch.mm(b.t(), a.t(), out=None if out is None else out.t()).t()
 
 
 def _rows(tokens: Tensor) -> Tensor:

@@ -58,6 +58,11 @@ at::Tensor as_rows(const at::Tensor& sequence) { return sequence.reshape({-1, se
 // a b by its transpose, b' a': MKL takes two to six times as long if the second matrix has only a few columns.
 at::Tensor narrow_product(const at::Tensor& a, const at::Tensor& b) { return at::mm(b.t(), a.t()).t(); }
 
+void narrow_product_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+  auto transposed = out.t();
+  at::mm_out(transposed, b.t(), a.t());
+}
+
 // a b times a factor, without a pass of its own for it.
 at::Tensor scaled_product(const at::Tensor& a, const at::Tensor& b, double factor) {
   auto out = at::empty({a.size(0), b.size(1)}, a.options());
@@ -111,18 +116,18 @@ std::vector<at::Tensor> mix_backward(
     const auto u = recompute ? d.convolve() : own[1], delta = recompute ? d.step_sizes(projected) : own[2];
 
     auto dprojected = at::empty_like(projected);
-    auto ddt = d.dt(dprojected), dB = d.B(dprojected), dC = d.C(dprojected);
+    auto dB = d.B(dprojected), dC = d.C(dprojected);
     auto [du, ddelta, dA, dD, dt_bias] = selective_scan_backward_into(
         dscan, u, delta, d.A, d.B(projected), d.C(projected), d.D, d.z, d.dt_bias, states, d.reverse, dB, dC, dz, add);
     const auto ddelta_rows = as_rows(ddelta);
-    ddt.copy_(narrow_product(ddelta_rows, d.dt_proj));
+    narrow_product_into(d.dt(dprojected), ddelta_rows, d.dt_proj);
     as_rows(du).addmm_(dprojected, d.x_proj);
     const auto [dweight, dbias] =
         causal_conv1d_backward_into(du, d.x, d.conv_weight, d.conv_bias, d.reverse, dx, add);
+    const auto dx_proj = at::mm(dprojected.t(), as_rows(u));
+    const auto ddt_proj = narrow_product(ddelta_rows.t(), d.dt(projected));
     gradients.insert(
-        gradients.end(),
-        {dweight.unsqueeze(1), dbias, at::mm(dprojected.t(), as_rows(u)), narrow_product(ddelta_rows.t(), d.dt(projected)),
-         dt_bias, dA.mul_(d.A), dD});
+        gradients.end(), {dweight.unsqueeze(1), dbias, dx_proj, ddt_proj, dt_bias, dA.mul_(d.A), dD});
   }
   const auto dxz_rows = as_rows(dxz);
   const auto din_proj = at::mm(dxz_rows.t(), as_rows(hidden));
