@@ -110,26 +110,25 @@ VIM_INLINE Vec<float> exp2_fraction(Vec<float> r) {
 }
 
 // 2^x for x below 128: 2^(x - n) times 2^n, n the nearest whole number.
-#if defined(__AVX512F__)
 VIM_INLINE Vec<float> exp2(Vec<float> x) {
-  const Vec<float> n = (Vec<float>)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
-  return (Vec<float>)_mm512_scalef_ps((__m512)exp2_fraction(x - n), (__m512)n);
-}
-#else
-VIM_INLINE Vec<float> exp2(Vec<float> x) {
+#if !defined(__AVX512F__)
   x = max(splat(-126.0f), x);
+#endif
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, which the low bits then hold
-  const Vec<float> shifted = x + magic;
-  Vec<float> result = exp2_fraction(x - (shifted - magic));
+  const Vec<float> shifted = x + magic, n = shifted - magic;
+  Vec<float> result = exp2_fraction(x - n);
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_scalef_ps((__m512)result, (__m512)n);
+#else
   typedef int32_t bits_t __attribute__((vector_size(kRegister)));
-  bits_t n, bits;
-  std::memcpy(&n, &shifted, sizeof(n));
+  bits_t exponent, bits;
+  std::memcpy(&exponent, &shifted, sizeof(exponent));
   std::memcpy(&bits, &result, sizeof(bits));
-  bits += n << 23;  // n times more in the exponent
+  bits += exponent << 23;  // n times more in the exponent
   std::memcpy(&result, &bits, sizeof(result));
   return result;
-}
 #endif
+}
 
 // fp64 serves checks of gradients, so it may be slow.
 VIM_INLINE Vec<double> exp2(Vec<double> x) {
