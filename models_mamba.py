@@ -4,7 +4,7 @@ Importing this module registers its models with timm: `timm.create_model("vim_ti
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -618,7 +618,8 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _register(name: str, variant: dict) -> None:
+def _register(name: str, variant: dict) -> Callable[..., VisionMamba]:
+    """Make the function that builds a model of this name, and make it known to timm."""
     weights = published_weights(name)
     filter_fn = partial(checkpoint_filter_fn, entry=weights.entry) if weights else checkpoint_filter_fn
 
@@ -633,8 +634,8 @@ def _register(name: str, variant: dict) -> None:
         )
 
     create.__name__ = create.__qualname__ = name
-    register_model(create)
+    return register_model(create)
 
 
-for _name, _variant in _VARIANTS.items():
-    _register(_name, _variant)
+__all__ = ["VisionMamba"]  # timm adds the models
+globals().update({name: _register(name, variant) for name, variant in _VARIANTS.items()})

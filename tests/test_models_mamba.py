@@ -47,6 +47,13 @@ def test_builds_with_timm(name):
     assert model.get_submodule(cfg["classifier"]).out_features == 7
 
 
+def test_every_model_is_a_function_of_the_module():
+    names = {}
+    exec("from models_mamba import *", names)
+    assert {"VisionMamba", *REGISTERED} <= set(names)
+    assert len(names["vim_pico_patch2_8"](depth=2).layers) == 2
+
+
 def create(name, **kwargs):
     """A model of its full depth and width, for images of at most 64 pixels, and two of them."""
     size = min(64, timm.get_pretrained_cfg(name).input_size[-1])
