@@ -30,7 +30,7 @@ import ssm
 from engine import evaluate
 from models_mamba import VisionMamba
 from preflight import check, leaving_no_directory
-from runner import Trainer, train
+from runner import Trainer, rewind, train
 from training.build.data import Data, build_data
 from training.build.fusion import fuse
 from training.build.model import check_model, check_scanned, new_model, with_image_size
@@ -205,6 +205,8 @@ def train_and_log(trainer: Trainer) -> None:
     if settings.output_dir and world.is_main:
         if settings.log_wandb:
             follow_with_wandb(settings.wandb_project, state.settings)
+        if settings.resume and not settings.auto_resume:
+            rewind(state, Path(settings.output_dir))
         logbook = Logbook(Path(settings.output_dir), state.settings, state.epoch)
     train(trainer, logbook)
 

@@ -29,7 +29,7 @@ from training.runtime.spinning import Spinning, watch_others
 from training.settings.settings import Settings
 from training.settings.stages import stage_of
 from training.state import checkpoint, history
-from training.state.training_state import TrainingState
+from training.state.training_state import NO_SCORE, TrainingState
 from training.step.epoch import Batches, Learner, StepOptions
 from training.step.sums import BadSteps, EpochSums
 
@@ -150,6 +150,8 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
                 save(state, output_dir)
             barrier(world)  # processes wait for the save here, where no time is measured, and not in their next step
 
+    if output_dir and not (output_dir / "best_checkpoint.pth").exists():
+        state.best_acc1 = NO_SCORE  # the best of another directory is not kept here
     records = []
     trainer.memory.start_training(held_mb=state.optimizer_mb())
     with saving_when_interrupted(world, state, output_dir) as interruption:
@@ -171,14 +173,15 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             records.append(record)
             if logbook and not checkpoint.find(output_dir):
                 save(state, output_dir)  # so that a log with epochs always has a checkpoint beside it
-            state.finish_epoch(from_main(record["test_acc1"], world) if "test_acc1" in record else None)
+            improved = state.finish_epoch(from_main(record["test_acc1"], world) if "test_acc1" in record else None)
             if logbook:
                 logbook.write(record)
-                save_epoch(state, output_dir, logbook.epochs, settings.checkpoint_hist)
+                save_epoch(state, output_dir, logbook.epochs, settings.checkpoint_hist, improved)
                 if settings.log_images and state.epoch % settings.log_images == 0:
                     logbook.board.pictures(epoch, draw_first_image(state.model, trainer.test_set, world))
                     images = augmented_images(trainer.train_batches)
                     logbook.board.images(epoch, "augmented", pictures.denormalised(state.model, images))
+            barrier(world)  # for the main process to have saved, before the next epoch's time begins
             if world.is_main:
                 left = trainer.seconds_left(records)
                 print(describe_epoch(record, trainer.last_epoch, state.best_acc1, left), flush=True)
@@ -218,7 +221,7 @@ def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dic
     return pictures.draw_all(model, image.to(world.device), pictures.three_depths(model))
 
 
-def save_epoch(state: TrainingState, output_dir: Path, records: list[dict], count: int) -> None:
+def save_epoch(state: TrainingState, output_dir: Path, records: list[dict], count: int, improved: bool) -> None:
     """Save after an epoch, the last of the records; keep the checkpoints of the best `count` epochs too.
 
     These come first: if the run is killed before the rest is written, it trains the epoch again.
@@ -229,7 +232,7 @@ def save_epoch(state: TrainingState, output_dir: Path, records: list[dict], coun
         if record["epoch"] in keep:
             checkpoint.save(output_dir / history.name(record["epoch"]), state.state_dict())
         history.remove(output_dir, history.find(output_dir).keys() - keep)
-    save(state, output_dir, best=record.get("test_acc1") == state.best_acc1)
+    save(state, output_dir, best=improved)
 
 
 def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:
@@ -237,3 +240,18 @@ def save(state: TrainingState, output_dir: Path, best: bool = False) -> None:
     names = ["best_checkpoint.pth", "checkpoint.pth"] if best else ["checkpoint.pth"]
     for name in names:
         checkpoint.save(output_dir / name, state.state_dict())
+
+
+def rewind(state: TrainingState, output_dir: Path) -> None:
+    """Make a state the furthest checkpoint of its run's directory, and say what is given up for it, if anything is.
+
+    Otherwise --auto-resume would later go on from the epochs that this run replaces.
+    """
+    ahead = checkpoint.beyond(output_dir, state.epoch, state.sums.steps)
+    if not ahead:
+        return
+    save(state, output_dir)
+    for path in ahead:
+        if path.name != "checkpoint.pth":
+            path.unlink()
+    print(f"{output_dir}: trains again from epoch {state.epoch}, step {state.sums.steps}; gives up what came after it")

@@ -94,6 +94,41 @@ def test_the_records_cope_with_epochs_without_scores(run, scored, timed, out, ca
     assert capsys.readouterr().out.splitlines()[-1] == "| 3 of 3 | 20.00   | 30.00        |"
 
 
+def test_of_equally_good_epochs_the_first_is_the_best(run, scored, timed, out):
+    scored(0, 0, 40, 40)
+    assert "best top-1 40.00 % in epoch 2" in run("--epochs", 4)
+    assert torch.load(out / "best_checkpoint.pth", weights_only=True)["epoch"] == 3
+
+
+def test_the_best_of_another_directory_is_not_kept_here(run, scored, timed, out, tmp_path):
+    scored(90, 20, 30, 10)
+    run("--epochs", 1, "--output_dir", tmp_path / "first")
+    printed = run("--epochs", 4, "--resume", tmp_path / "first" / "checkpoint.pth")
+    assert "(best 90.00 %)" not in printed
+    assert "best top-1 30.00 % in epoch 2" in printed
+    assert torch.load(out / "best_checkpoint.pth", weights_only=True)["epoch"] == 3
+
+
+def test_other_processes_wait_until_an_epoch_is_saved(run, scored, monkeypatch):
+    """They would wait in their next step otherwise, which is timed."""
+    scored(10, 20)
+    events = []
+
+    def spied(name):
+        original = getattr(runner, name)
+
+        def call(*args, **kwargs):
+            events.append(name)
+            return original(*args, **kwargs)
+
+        return call
+
+    for name in ("train_one_epoch", "save_epoch", "barrier"):
+        monkeypatch.setattr(runner, name, spied(name))
+    run("--epochs", 2)
+    assert events == ["train_one_epoch", "save_epoch", "barrier"] * 2
+
+
 def test_a_run_without_an_evaluation_yet_is_a_row_too(run, timed, out, monkeypatch, capsys, tmp_path):
     save = runner.save
 

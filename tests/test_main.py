@@ -589,7 +589,7 @@ def test_more_epochs_than_before_follow_the_longer_schedule(run, tmp_path):
 def test_a_plateau_goes_on_with_what_it_has_seen(run, tmp_path, monkeypatch, noise):
     scores = iter([50.0, 40.0, 40.0, 40.0, 40.0, 40.0, 45.0, 45.0] * 2)  # it stops in the middle of its patience
     monkeypatch.setattr(
-        main,
+        run_module,
         "evaluate",
         lambda *args, **kwargs: {"acc1": next(scores)} | dict.fromkeys(("loss", "acc5", "seconds"), 0.0),
     )
@@ -606,6 +606,28 @@ def test_a_plateau_goes_on_with_what_it_has_seen(run, tmp_path, monkeypatch, noi
         saved = torch.load(tmp_path / "resumed" / "checkpoint.pth", weights_only=True)["scheduler"]
         assert resumed[4:] == pytest.approx(straight[4:])
         assert saved["restore_lr"]
+
+
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated")
+@pytest.mark.parametrize(("warmup", "start"), [(1, 2), (2, 1), (0, 1)])
+def test_a_plateau_that_starts_late_has_its_rate(run, tmp_path, warmup, start):
+    """At once if it starts beyond the warm-up, and on the way to it before that."""
+    plateau = ("--sched", "plateau", "--warmup-epochs", warmup, "--lr", 0.1, "--warmup-lr", 0.02, "--unscale-lr")
+    run("--epochs", 4, *plateau, "--start_epoch", start, "--output_dir", tmp_path / "late")
+    run("--epochs", start, "--lr", 1e-3, "--output_dir", tmp_path / "cosine")
+    run("--epochs", 4, *plateau, "--auto-resume", "--output_dir", tmp_path / "cosine")
+    for folder in ("late", "cosine"):
+        rates = [line["lr"] for line in read_log(tmp_path / folder / "log.txt") if line["epoch"] >= start]
+        assert rates[-1] == pytest.approx(0.1)
+        assert rates[0] == pytest.approx(0.06 if start < warmup else 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated")
+def test_a_resumed_plateau_takes_the_new_rate(run, tmp_path):
+    plateau = ("--sched", "plateau", "--warmup-epochs", 0, "--unscale-lr", "--output_dir", tmp_path)
+    run("--epochs", 1, *plateau, "--lr", 0.1)
+    run("--epochs", 2, *plateau, "--lr", 0.01, "--auto-resume")
+    assert [line["lr"] for line in read_log(tmp_path / "log.txt")] == pytest.approx([0.1, 0.01])
 
 
 def test_hyperparameters_are_those_given_now(run, tmp_path, monkeypatch):

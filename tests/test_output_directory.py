@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import main
+import runner
 from training.records.logbook import Logbook
 from training.records.runs import read_log
 
@@ -109,6 +111,33 @@ def test_a_log_whose_checkpoints_are_gone_is_not_erased(run, error, tmp_path):
     (tmp_path / "best_checkpoint.pth").write_bytes(best)
     run("--epochs", 2, "--auto-resume", "--output_dir", tmp_path)
     assert [line["epoch"] for line in read_log(tmp_path / "log.txt")] == [0, 1]
+
+
+@pytest.mark.parametrize("die", ["train_one_epoch", "save_epoch"])
+def test_a_run_that_starts_again_from_an_older_checkpoint_goes_on_from_there(run, tmp_path, monkeypatch, capsys, die):
+    """Even if it stops at once: what it gave up doesn't come back."""
+    old, whole = tmp_path / "old", tmp_path / "whole"
+    flags = ("--epochs", 3, "--checkpoint-hist", 3, "--lr", 1e-2)
+    run("--epochs", 3, "--checkpoint-hist", 3, "--output_dir", old)
+    shutil.copytree(old, whole)
+    run(*flags, "--resume", whole / "checkpoint-0.pth", "--output_dir", whole)
+    assert f"{whole}: trains again from epoch 1, step 0; gives up what came after it\n" in capsys.readouterr().out
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, die, stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(*flags, "--resume", old / "checkpoint-0.pth", "--output_dir", old)
+    capsys.readouterr()
+    run(*flags, "--auto-resume", "--output_dir", old)
+    assert "gives up" not in capsys.readouterr().out
+    assert [line["epoch"] for line in read_log(old / "log.txt")] == [0, 1, 2]
+    for name in ("checkpoint.pth", "best_checkpoint.pth"):
+        a, b = (torch.load(folder / name, weights_only=True) for folder in (old, whole))
+        assert a["epoch"] == b["epoch"]
+        torch.testing.assert_close(a["model"], b["model"], rtol=0, atol=0)
 
 
 def test_a_best_checkpoint_is_a_run_too(run, error, tmp_path):

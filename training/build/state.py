@@ -22,7 +22,7 @@ from training.settings.facts import Facts
 from training.settings.rates import scaled_rates
 from training.settings.run import RunSettings
 from training.settings.settings import Settings
-from training.state.training_state import TrainingState, changed_images, changed_settings
+from training.state.training_state import TrainingState, changed_images, changed_settings, start_schedule
 from training.step.sums import EpochSums
 
 
@@ -118,7 +118,7 @@ def build_state(
         except ValueError as error:
             raise ValueError(f"--resume {settings.resume}: {error}") from error
     elif state.epoch:
-        scheduler.step(state.epoch)
+        start_schedule(scheduler, state.epoch)
     return state, facts
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,6 +82,15 @@ def newest(output_dir: Path) -> tuple[str, dict | None]:
 def progress(saved: dict) -> tuple[int, int]:
     """Return the epoch that a checkpoint would train next, and how many of its steps are already done."""
     return saved.get("epoch", 0), saved.get("sums", {}).get("steps", 0)
+
+
+def beyond(output_dir: Path, epoch: int, steps: int) -> list[Path]:
+    """Return the latest and the best checkpoint of a directory, if they are further than so many steps of an epoch."""
+    found = []
+    for path in set(find(output_dir)) - set(history.find(output_dir).values()):
+        with suppress(ValueError):  # one that can't be read is no place to go on from
+            found += [path] if progress(load(str(path))) > (epoch, steps) else []
+    return found
 
 
 def load(path: str, flag: str = "--resume") -> dict:

@@ -17,6 +17,7 @@ from training.state.optimizer_state import group_names, load_optimizer
 from training.step.average import WeightAverage
 from training.step.sums import EpochSums
 
+NO_SCORE = -1.0  # the best top-1 before the first evaluation
 PLATEAU_COUNTS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
@@ -37,7 +38,7 @@ class TrainingState:
         updates_per_epoch: Steps of an epoch if the scheduler counts steps, else 0.
         epoch: The epoch to train next, or to continue.
         sums: Running sums of that epoch.
-        best_acc1: Best top-1 on the test images so far, in percent.
+        best_acc1: Best top-1 on the test images so far, in percent; NO_SCORE before the first.
         changed: A line for each setting that differs from the continued run's and would have had to stay.
     """
 
@@ -53,7 +54,7 @@ class TrainingState:
     updates_per_epoch: int = 0
     epoch: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
-    best_acc1: float = 0.0
+    best_acc1: float = NO_SCORE
     changed: list[str] = field(default_factory=list)
 
     def state_dict(self) -> dict:
@@ -116,7 +117,7 @@ class TrainingState:
         if isinstance(self.scheduler, PlateauLRScheduler) and saved["scheduler"]:
             load_plateau(self.scheduler, saved["scheduler"])
         else:
-            self.scheduler.step(self.epoch)
+            start_schedule(self.scheduler, self.epoch)
 
     def optimizer_mb(self) -> float:
         """Return the size of the optimizer's state in MB of 2**20 bytes."""
@@ -133,12 +134,18 @@ class TrainingState:
         averages = [("test_ema", self.ema.module)] if self.ema and self.ema.device in (None, device) else []
         return [("test", self.model), *averages]
 
-    def finish_epoch(self, acc1: float | None) -> None:
-        """Count the epoch, note its top-1 in percent if it has one, and set the learning rate of the next epoch."""
+    def finish_epoch(self, acc1: float | None) -> bool:
+        """Count the epoch, note its top-1 in percent if it has one, and set the learning rate of the next epoch.
+
+        Returns:
+            Whether it has the best top-1 so far. Of equal ones, the earlier is the better.
+        """
+        improved = acc1 is not None and acc1 > self.best_acc1
+        self.best_acc1 = acc1 if improved else self.best_acc1
         self.epoch += 1
         self.sums = EpochSums()
-        self.best_acc1 = max(self.best_acc1, acc1 or 0.0)
         self.scheduler.step(self.epoch, acc1)
+        return improved
 
 
 def changed_settings(saved: dict, now: dict) -> list[str]:
@@ -159,20 +166,30 @@ def changed_images(saved: dict, now: int) -> list[str]:
     return [f"the number of training images was {before} and is {now}"] if before != now else []
 
 
+def start_schedule(scheduler: Scheduler, epoch: int) -> None:
+    """Set the learning rate of the epoch at which a run starts."""
+    if not isinstance(scheduler, PlateauLRScheduler):
+        scheduler.step(epoch)
+    elif scheduler.warmup_t:  # it reaches the full rate only by the last step of the warm-up
+        scheduler.step(min(epoch, scheduler.warmup_t))
+
+
 def plateau_state(scheduler: PlateauLRScheduler) -> dict:
     """Return the state of a plateau schedule, which, unlike all other schedules, does not follow from the epoch alone.
 
-    Its entries: counts (best top-1, epochs since then and the like), restore_lr, and lr, the rate of each group.
+    Its entries: counts (best top-1, epochs since then and the like), and of each group lr, the rate, base_lr, the rate
+    to begin with, and restore_lr, the rate without noise, or None.
     """
     return {
         "counts": {name: getattr(scheduler.lr_scheduler, name) for name in PLATEAU_COUNTS},
         "restore_lr": scheduler.restore_lr,
+        "base_lr": list(scheduler.base_values),
         "lr": [group["lr"] for group in scheduler.optimizer.param_groups],
     }
 
 
 def load_plateau(scheduler: PlateauLRScheduler, saved: dict) -> None:
-    """Restore what plateau_state returned; patience, factor and minimum rate stay as given now.
+    """Restore what plateau_state returned; patience, factor and minimum rate stay as given now, and so does --lr.
 
     Raises:
         ValueError: The number of the optimizer's groups differs from that of the saved rates.
@@ -181,6 +198,12 @@ def load_plateau(scheduler: PlateauLRScheduler, saved: dict) -> None:
         raise ValueError("under --sched plateau, --weight-decay and --layer-decay must group the weights as before")
     for name in PLATEAU_COUNTS:
         setattr(scheduler.lr_scheduler, name, saved["counts"][name])
-    scheduler.restore_lr = saved["restore_lr"]
-    for group, rate in zip(scheduler.optimizer.param_groups, saved["lr"], strict=True):
+    before = saved.get("base_lr", scheduler.base_values)  # older checkpoints have none
+    factors = [now / then for now, then in zip(scheduler.base_values, before, strict=True)]
+
+    def rescaled(rates: list[float]) -> list[float]:
+        return [rate * factor for rate, factor in zip(rates, factors, strict=True)]
+
+    scheduler.restore_lr = saved["restore_lr"] and rescaled(saved["restore_lr"])
+    for group, rate in zip(scheduler.optimizer.param_groups, rescaled(saved["lr"]), strict=True):
         group["lr"] = rate
