@@ -205,8 +205,8 @@ def evaluate(
         label: Shown with the progress.
 
     Returns:
-        loss (mean over images), acc1 and acc5 (percent), seconds; with real_labels, real_acc1 and real_acc5 (percent
-        of the images that have such a label).
+        loss (mean over images), acc1 and acc5 (percent), images (their number), seconds; with real_labels, real_acc1
+        and real_acc5 (percent of the images that have such a label).
 
     Raises:
         OSError: There was no image to classify.
@@ -241,6 +241,7 @@ def evaluate(
         "loss": loss_sum / images_seen,
         "acc1": 100 * top1 / images_seen,
         "acc5": 100 * top5 / images_seen,
+        "images": int(images_seen),
         "seconds": time.perf_counter() - start,
     } | real
 

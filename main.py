@@ -223,7 +223,8 @@ def evaluate_checkpoint(
         real = data.real_labels and data.real_labels()
         scores[name] = evaluate(classify, loader, world, autocast=dtype, shared_out=parts, real_labels=real, label=name)
         if world.is_main:
-            print(describe_evaluation(name, scores[name]))
+            expected = len(data.test) if settings.skip_bad_images else scores[name]["images"]
+            print(describe_evaluation(name, scores[name], expected))
 
     report("model")
     if settings.model_ema and saved.get("model_ema") is not None:

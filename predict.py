@@ -93,8 +93,10 @@ def class_names(saved: dict, count: int) -> list[str]:
 
 
 def to_probabilities(run: dict) -> Callable[[Tensor], Tensor]:
-    """Return the function from a run's logits [classes] to probabilities: sigmoid under --bce-loss, else softmax."""
-    return torch.sigmoid if run.get("bce_loss") else lambda logits: logits.softmax(dim=-1)
+    """Return the function from a run's logits [classes] to probabilities: sigmoid under --bce-loss or --cosub, else
+    softmax.
+    """
+    return torch.sigmoid if run.get("bce_loss") or run.get("cosub") else lambda logits: logits.softmax(dim=-1)
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from training.data.loaders import augmented_images, images_per_batch, shared_out
 from training.records.console import describe_end, describe_epoch
 from training.records.logbook import Logbook
 from training.records.pace import seconds_left
+from training.records.tensorboard import Board
 from training.runtime.distributed import World, all_reduce, barrier, from_main
 from training.runtime.interruption import InterruptedTraining, Interruption
 from training.runtime.memory import PeakMemory
@@ -129,7 +130,7 @@ class Trainer:
             found = evaluate(
                 model, batches(), self.world, autocast=self.options.autocast, shared_out=self.shared_out, label=prefix
             )
-            scores |= {f"{prefix}_{name}": value for name, value in found.items()}
+            scores |= {f"{prefix}_{name}": value for name, value in found.items() if name != "images"}
         return scores
 
 
@@ -178,9 +179,8 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
                 logbook.write(record)
                 save_epoch(state, output_dir, logbook.epochs, settings.checkpoint_hist, improved)
                 if settings.log_images and state.epoch % settings.log_images == 0:
-                    logbook.board.pictures(epoch, draw_first_image(state.model, trainer.test_set, world))
-                    images = augmented_images(trainer.train_batches)
-                    logbook.board.images(epoch, "augmented", pictures.denormalised(state.model, images))
+                    with trainer.memory.aside():
+                        log_images(trainer, logbook.board, epoch)
             barrier(world)  # for the main process to have saved, before the next epoch's time begins
             if world.is_main:
                 left = trainer.seconds_left(records)
@@ -213,6 +213,13 @@ def saving_when_interrupted(world: World, state: TrainingState, output_dir: Path
                     f"{interruption.signal}: {where}{'; continue with --auto-resume' if output_dir else ''}", flush=True
                 )
             sys.exit(interruption.exit_code)
+
+
+def log_images(trainer: Trainer, board: Board, epoch: int) -> None:
+    """Show TensorBoard what fusion does to the first test image, and training images as the model sees them."""
+    model = trainer.state.model
+    board.pictures(epoch, draw_first_image(model, trainer.test_set, trainer.world))
+    board.images(epoch, "augmented", pictures.denormalised(model, augmented_images(trainer.train_batches)))
 
 
 def draw_first_image(model: VisionMamba, test_set: Dataset, world: World) -> dict[str, Figure]:

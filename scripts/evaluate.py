@@ -11,7 +11,6 @@ Accuracy is measured once. Times are medians over rounds in which all plans take
 Kept memory is what autograd keeps of this batch for a backward pass.
 """
 
-import hashlib
 import shlex
 import sys
 import time
@@ -155,7 +154,7 @@ def build_contenders(parser: Parser, argv: list[str] | None, given: EvaluateSett
         method = fusion_method(settings)
         known = {
             "checkpoint": name,
-            "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
+            "sha256": checkpoint.sha256(file, "checkpoint"),
             "model": settings.model,
             "data_set": settings.data_set,
             "data_path": settings.data_path,

@@ -27,6 +27,7 @@ for file in "$checkpoint" "$run/args.json"; do
     fi
 done
 source "$(dirname "${BASH_SOURCE[0]}")/tables.sh"
+table=retrain_fused
 bash scripts/setup.sh
 GPUS="${GPUS:-$(.venv/bin/python -c 'import torch; print(max(1, torch.cuda.device_count()))')}"
 told="$(.venv/bin/python -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["model"], r["lr"] / 10)' "$run/args.json")"

@@ -11,7 +11,6 @@ With --output_dir, search.json keeps what was measured, so that the same command
 plans.png shows the tokens in each layer.
 """
 
-import hashlib
 import shlex
 import sys
 from dataclasses import asdict, dataclass
@@ -97,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         train, test = load_images(settings, saved.get("classes"))
         findings = open_findings(settings, file, fused)
         print(
-            f"{settings.model}, {settings.data_set}, cost {settings.cost:g}, {settings.images} training images, "
+            f"{settings.model}, {settings.data_set}, cost {settings.cost:g}, {sum(map(len, train))} training images, "
             f"seed {settings.seed}, {device_name(device)}"
         )
         plans, divergence = find_plans(settings, fused, train, findings)
@@ -129,7 +128,7 @@ def open_findings(settings: SearchSettings, file: Path | None, fused: Fused) -> 
         file.parent.mkdir(parents=True, exist_ok=True)
     findings = Findings(file)
     measured_on = {
-        "sha256": hashlib.sha256(Path(settings.resume).read_bytes()).hexdigest(),
+        "sha256": checkpoint.sha256(settings.resume),
         "data_set": settings.data_set,
         "data_path": settings.data_path,
         "input_size": list(settings.input_size),

@@ -49,6 +49,17 @@ def test_scores_go_to_the_output_directory(trained, tmp_path, capsys):
     assert found["settings"]["token_counts"] == [17, 17, 17, 17, 15, 13, 11]
 
 
+def test_broken_images_are_told(trained, images, tmp_path, capsys):
+    shutil.copytree(images, tmp_path / "images")
+    flags = ("--resume", trained / "checkpoint.pth", "--data-path", tmp_path / "images", "--skip-bad-images")
+    evaluate(*flags)
+    assert "images" not in capsys.readouterr().out.splitlines()[-1]
+    count = len(list((images / "val").rglob("*.png")))
+    next((tmp_path / "images" / "val").rglob("*.png")).write_text("no image")
+    evaluate(*flags)
+    assert f", {count - 1} of {count} images, " in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_a_runs_own_directory_gets_nothing_but_scores(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)

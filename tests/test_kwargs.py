@@ -115,3 +115,9 @@ def test_all_that_amsgrad_keeps_is_resumed(trained, images, tmp_path):
     main.main([*whole, "--resume", str(trained / "checkpoint.pth")])
     saved = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
     assert all("max_exp_avg_sq" in state for state in saved["optimizer"]["state"].values())
+
+
+def test_a_model_without_logits_is_refused_before_training(images, failing):
+    data = ("--data-set", "FOLDER", "--data-path", str(images))
+    line = failing(main.main, [*PLAIN, *data, "--model-kwargs", "depth=2", "global_pool="])
+    assert "--model-kwargs depth=2 global_pool=: the model's output, of shape (1, 17, 2), is no row of logits" in line

@@ -62,9 +62,11 @@ def test_probabilities_are_those_of_evaluation(predicted, checkpoint, images):
     assert f" {chance:.2f} %" in line
     assert "," not in line
     assert predicted(test_set.images[0], "--topk", 1, "--fusion-strategy", "no")[0] != [line]
-    torch.save(saved | {"settings": saved["settings"] | {"bce_loss": True}}, checkpoint.with_name("bce.pth"))
-    (line,), _, _ = predicted(test_set.images[0], "--topk", 1, resume=checkpoint.with_name("bce.pth"))
-    assert f" {100 * logits.sigmoid()[0].max().item():.2f} %" in line
+    for by_sigmoids in ("bce_loss", "cosub"):
+        path = checkpoint.with_name(f"{by_sigmoids}.pth")
+        torch.save(saved | {"settings": saved["settings"] | {by_sigmoids: True}}, path)
+        (line,), _, _ = predicted(test_set.images[0], "--topk", 1, resume=path)
+        assert f" {100 * logits.sigmoid()[0].max().item():.2f} %" in line
 
 
 def test_classes_without_names_are_numbers(predicted, checkpoint, images):

@@ -3,12 +3,16 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 import main
 from tests.scripts.test_tables import make_house, start
+from training.build.objective import build_objective
 from training.records.runs import read_log
+from training.runtime.distributed import World
 
 # Stands for the environment's interpreter: reads JSON, and notes how a training was started.
 RECORDER = f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\necho "$@" >> calls\n'
@@ -69,3 +73,57 @@ def test_what_it_refuses(house, trained, tmp_path):
         assert result.returncode == 2, arguments
         (line,) = result.stderr.splitlines()
         assert said in line
+
+
+@pytest.mark.parametrize("flags", [("--in-chans", "1"), ("--model-kwargs", "depth=4"), ("--pretrained",)])
+def test_every_kind_of_run_can_be_its_own_teacher(house, images, tmp_path, flags, monkeypatch):
+    """Grey images, arguments of the model, and a run that started from weights of its own."""
+    run, output = tmp_path / "run", tmp_path / "retrained"
+    plain = "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8 --epochs 1".split()
+    more = () if "--pretrained" in flags else flags
+    main.main([*plain, *more, "--data-set", "FOLDER", "--data-path", str(images), "--output_dir", str(run)])
+    if "--pretrained" in flags:  # whose weights no test can download
+        settings = json.loads((run / "args.json").read_text())
+        (run / "args.json").write_text(json.dumps(settings | {"pretrained": True}))
+    main.main(flags_of(house, run / "checkpoint.pth", "--", *FUSION, EPOCHS="1", OUTPUT=str(output)))
+    assert len(read_log(output / "log.txt")) == 1
+
+
+def test_a_teacher_of_grey_images_can_not_teach_colours(images, tmp_path, capsys):
+    plain = "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8 --epochs 1".split()
+    data = ["--data-set", "FOLDER", "--data-path", str(images)]
+    main.main([*plain, *data, "--in-chans", "1", "--output_dir", str(tmp_path)])
+    model = json.loads((tmp_path / "args.json").read_text())["model"]
+    taught = [
+        "--distillation-type",
+        "soft",
+        "--teacher-model",
+        model,
+        "--teacher-path",
+        str(tmp_path / "checkpoint.pth"),
+    ]
+    with pytest.raises(SystemExit):
+        main.main([*plain, *data, *taught])
+    assert "takes images of 1 channel, not of 3" in capsys.readouterr().err
+
+
+def test_a_teacher_of_grey_images_sees_them_as_they_are(images, tmp_path):
+    plain = (
+        "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8 --epochs 1 --in-chans 1".split()
+    )
+    data = ["--data-set", "FOLDER", "--data-path", str(images)]
+    main.main([*plain, *data, "--output_dir", str(tmp_path)])
+    model = json.loads((tmp_path / "args.json").read_text())["model"]
+    taught = [
+        "--distillation-type",
+        "soft",
+        "--teacher-model",
+        model,
+        "--teacher-path",
+        str(tmp_path / "checkpoint.pth"),
+    ]
+    settings = main.parse_args([*plain, *data, *taught])
+    settings = replace(settings, input_size=(8, 8), nb_classes=2)
+    scale, shift = build_objective(settings, World(torch.device("cpu"), 0, 1)).renormalisation
+    torch.testing.assert_close(scale, torch.ones(1, 1, 1, 1))
+    torch.testing.assert_close(shift, torch.zeros(1, 1, 1, 1))

@@ -63,13 +63,15 @@ def build_model(settings: ModelChoice, **options) -> VisionMamba:
 
 
 def check_scanned(model: VisionMamba, settings: ModelChoice) -> None:
-    """Raise ValueError if --model-kwargs ask for what the scan on the model's device can't compute."""
+    """Raise ValueError if --model-kwargs ask for what the scan here can't compute, or for a model without logits."""
     if not settings.model_kwargs:
         return
     image = torch.zeros(1, settings.in_chans, *model.patch_embed.img_size, device=model.pos_embed.device)
     try:
         with torch.no_grad():
-            model.eval()(image)
+            logits = model.eval()(image)
+        if logits.ndim != 2:
+            raise RuntimeError(f"the model's output, of shape {tuple(logits.shape)}, is no row of logits")
     except RuntimeError as error:
         raise ValueError(f"--model-kwargs {' '.join(settings.model_kwargs)}: {error}") from error
 

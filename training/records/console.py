@@ -204,12 +204,13 @@ def _shared(cores_of_others: float) -> str:
     return f", processor shared: other processes took {cores_of_others:.1f} of {counted(len(usable_cores()), 'core')}"
 
 
-def describe_evaluation(name: str, scores: dict) -> str:
-    """Format the scores of an evaluation as one line."""
+def describe_evaluation(name: str, scores: dict, expected: int) -> str:
+    """Format the scores of an evaluation as one line, with the number of images if it is not the one expected."""
+    images = f", {scores['images']:,} of {expected:,} images" if scores["images"] != expected else ""
     real = (
         f"ReaL top-1 {scores['real_acc1']:.2f} %, top-5 {scores['real_acc5']:.2f} %, " if "real_acc1" in scores else ""
     )
     return (
         f"{name}: top-1 {scores['acc1']:.2f} %, top-5 {scores['acc5']:.2f} %, {real}"
-        f"loss {scores['loss']:.4f}, {scores['seconds']:.1f} s"
+        f"loss {scores['loss']:.4f}{images}, {scores['seconds']:.1f} s"
     )

@@ -34,8 +34,11 @@ class World(NamedTuple):
 
 
 def launched() -> bool:
-    """Return whether torchrun, torch.distributed.launch or srun started this process."""
-    return "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    """Return whether torchrun, torch.distributed.launch or srun started this process.
+
+    A shell within SLURM's allocation has the number of tasks too, but no address at which processes meet.
+    """
+    return "RANK" in os.environ or (int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "MASTER_ADDR" in os.environ)
 
 
 def relaunch(world_size: int, dist_url: str) -> None:
@@ -61,8 +64,12 @@ def init_world(device: str | None) -> World:
     Between GPUs, gradients are summed over nccl; everything else uses gloo.
 
     Raises:
-        ValueError: PyTorch doesn't know the device, or it isn't there.
+        ValueError: PyTorch doesn't know the device, it isn't there, or processes can't meet.
     """
+    if not launched():
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            raise ValueError("srun started several processes, which meet at MASTER_ADDR and MASTER_PORT: set both")
+        os.environ.pop("SLURM_NTASKS", None)  # timm would wait for as many processes as the allocation has tasks
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         kind = torch.device(device).type
@@ -80,7 +87,7 @@ def init_world(device: str | None) -> World:
 def check_gpu(device: str) -> None:
     """Raise ValueError if this process's GPU isn't there."""
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
     if not found:
         raise ValueError(f"--device {device}: PyTorch finds no CUDA GPU here")
     if (torch.device(device).index or local_rank) >= found:

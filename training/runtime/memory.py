@@ -1,7 +1,8 @@
 """Measure memory: the peak of an epoch, on the GPU or of the process, and what autograd keeps of a forward pass."""
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -43,6 +44,13 @@ class PeakMemory:
         """Set the baseline to the memory in use now, less held_mb, the MB that earlier steps left in use."""
         give_back_freed_memory()
         self.baseline_mb = self._current_mb() - held_mb
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave what this context leaves in use out of the memory of training."""
+        before = self._current_mb()
+        yield
+        self.baseline_mb += max(0.0, self._current_mb() - before)
 
     def peak_mb(self) -> float:
         """Return the largest memory in use since the reset, in MB of 2**20 bytes."""

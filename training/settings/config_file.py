@@ -46,6 +46,8 @@ def repeated(given: Settings, said: set[str], run: dict) -> dict:
     """Return the flags in a run's args.json that repeat it in another run, unless the command line overrides them."""
     starts, led = names(Settings, repeated=False), chain(*groups(Settings).values())
     left_out = {*FACTS, *starts, *led} - taken_over(given, said, run).keys()
-    if Path(run.get("resume", "")).parent == Path(run.get("output_dir", "")):
+    if given.finetune:
+        left_out |= {"pretrained", "finetune_ema"}  # other weights to start from
+    if Path(run.get("resume", "")).parent.resolve() == Path(run.get("output_dir", "")).resolve():
         left_out.add("resume")  # it resumed from its own checkpoint
     return {name: value for name, value in run.items() if name not in left_out}

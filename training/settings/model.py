@@ -66,7 +66,9 @@ class ModelSettings(ModelChoice):
     )
     model_ema: bool = flag(True, "keep, evaluate and save an exponential moving average of the weights")
     model_ema_decay: float = flag(0.99996, "decay of the average, once it is warmed up", share, metavar="D")
-    model_ema_force_cpu: bool = flag(False, "keep the average in CPU memory; it is saved but not evaluated")
+    model_ema_force_cpu: bool = flag(
+        False, "keep the average in CPU memory; a run on a GPU saves it but doesn't evaluate it"
+    )
     train_only: str = flag(
         "all",
         "what learns: all weights; the mixers, head and position embedding; or the head",

@@ -1,6 +1,7 @@
 """Read and write checkpoints: plain data in one file, which is either whole or absent."""
 
 import argparse
+import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -93,6 +94,11 @@ def beyond(output_dir: Path, epoch: int, steps: int) -> list[Path]:
     return found
 
 
+def sha256(path: str, flag: str = "--resume") -> str:
+    """Return the SHA-256 of a checkpoint's file, here or on the hub, in hexadecimal."""
+    return hashlib.sha256(_local(path, flag).read_bytes()).hexdigest()
+
+
 def load(path: str, flag: str = "--resume") -> dict:
     """Read our own or a published checkpoint onto the CPU as plain data: code in the file is never run.
 
@@ -108,17 +114,17 @@ def load(path: str, flag: str = "--resume") -> dict:
     Raises:
         ValueError: The file is missing or broken, holds more than tensors and plain data, or holds no weights.
     """
-    file = _find_on_hub(path, flag) if hub.is_on_hub(path) else path
-    if not Path(file).is_file():
-        raise ValueError(f"{flag} {path}: no such file")
+    file = _local(path, flag)
     try:
-        state = load_file(file) if file.endswith(".safetensors") else _load_plain(file)
+        state = load_file(file) if file.suffix == ".safetensors" else _load_plain(file)
     except Exception as error:  # a broken file can raise nearly any exception
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{flag} {path}: not a checkpoint of tensors and plain data ({reason})") from None
     if not isinstance(state, dict):
         raise ValueError(f"{flag} {path}: holds a {type(state).__name__} instead of a checkpoint")
-    if "model" not in state:
+    if "model" not in state and isinstance(state.get("state_dict"), dict):  # of timm's training script
+        state = {"model": state["state_dict"], "model_ema": state.get("state_dict_ema")}
+    elif "model" not in state:
         state = {"model": state}
     for entry in ("model", "model_ema"):
         if not (_is_weights(state.get(entry)) or (entry == "model_ema" and state.get(entry) is None)):
@@ -130,14 +136,18 @@ def load(path: str, flag: str = "--resume") -> dict:
     return state
 
 
-def _find_on_hub(name: str, flag: str) -> str:
+def _local(path: str, flag: str) -> Path:
+    """Return where a checkpoint is on this machine; raise ValueError if it is nowhere."""
     try:
-        return hub.local_path(name)
+        file = Path(hub.local_path(path) if hub.is_on_hub(path) else path)
     except ValueError as error:
-        raise ValueError(f"{flag} {name}: {error}") from None
+        raise ValueError(f"{flag} {path}: {error}") from None
+    if not file.is_file():
+        raise ValueError(f"{flag} {path}: no such file")
+    return file
 
 
-def _load_plain(path: str) -> object:
+def _load_plain(path: Path) -> object:
     # The published Vim files store their command line as a Namespace, which is plain data too.
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -35,7 +35,8 @@ class Distillation:
 
     Attributes:
         criterion: Loss of logits and targets.
-        teacher: A trained model of colour images with its own normalisation; grey images become three equal channels.
+        teacher: A trained model with its own normalisation; if it takes colours, grey images become three equal
+            channels.
         hard: True learns the teacher's most likely class; False its probabilities, by the Kullback-Leibler divergence.
         alpha: The teacher's share of the loss.
         tau: Temperature of the probabilities.

@@ -44,11 +44,26 @@ def test_launchers_are_noticed(monkeypatch):
     assert not launched()
     monkeypatch.setenv("SLURM_NTASKS", "1")  # a batch job or shell, in which nothing started several processes
     assert not launched()
-    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # still only a shell, until srun's processes are told where to meet
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert not launched()
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     assert launched()
     monkeypatch.delenv("SLURM_NTASKS")
     monkeypatch.setenv("RANK", "0")
     assert launched()
+
+
+def test_in_a_shell_of_slurm_a_program_is_alone(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # of which a variable is taken out
+    assert init_world("cpu").size == 1
+    monkeypatch.setattr(os, "environ", os.environ | {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"})
+    with pytest.raises(ValueError, match="MASTER_ADDR and MASTER_PORT"):
+        init_world("cpu")
 
 
 @pytest.mark.parametrize(
@@ -61,10 +76,12 @@ def test_launchers_are_noticed(monkeypatch):
         ("cuda:1", 0, 2, None),
     ],
 )
-def test_gpus_that_are_not_there(monkeypatch, device, local_rank, found, complaint):
+@pytest.mark.parametrize("launcher", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_gpus_that_are_not_there(monkeypatch, launcher, device, local_rank, found, complaint):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
-    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv(launcher, str(local_rank))
     with nullcontext() if complaint is None else pytest.raises(ValueError, match=complaint):
         check_gpu(device)
 

@@ -32,6 +32,18 @@ def test_peak_sees_what_is_gone_and_a_reset_forgets_it():
     assert memory.training_mb() == pytest.approx(100, abs=40)
 
 
+@linux
+def test_what_is_left_aside_is_not_of_the_training():
+    memory = PeakMemory(torch.device("cpu"))
+    memory.start_training()
+    with memory.aside():
+        held = torch.ones(200 * MB, dtype=torch.uint8)
+    memory.reset()
+    touch(50)
+    assert memory.training_mb() == pytest.approx(50, abs=40)
+    del held
+
+
 def test_without_a_reset_the_peak_is_that_of_the_run(monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_text", lambda *args: (_ for _ in ()).throw(PermissionError))
     memory = PeakMemory(torch.device("cpu"))

@@ -368,6 +368,7 @@ def test_a_record_of_a_run_that_was_interrupted_starts_from_new(record):
     assert (args.resume, args.auto_resume, args.resume_anyway, args.local_rank) == ("", False, False, None)
     assert args.output_dir == "out"
     assert record("--output_dir out --resume other/a.pth").resume == "other/a.pth"
+    assert record("--output_dir out", resume=str(Path("out/checkpoint.pth").resolve())).resume == ""
     assert record("--output_dir out", "--auto-resume", resume="out/checkpoint.pth").auto_resume
 
 

@@ -104,6 +104,14 @@ def test_bare_weights_are_a_checkpoint(tmp_path):
     assert torch.equal(checkpoint.load(str(tmp_path / "x.pth"))["model"]["weight"], WEIGHTS["weight"])
 
 
+def test_a_checkpoint_of_timms_training_script(tmp_path):
+    torch.save({"epoch": 3, "state_dict": WEIGHTS, "state_dict_ema": WEIGHTS, "optimizer": {}}, tmp_path / "x.pth")
+    saved = checkpoint.load(str(tmp_path / "x.pth"))
+    for entry in ("model", "model_ema"):
+        assert torch.equal(saved[entry]["weight"], WEIGHTS["weight"])
+    assert saved.keys() == {"model", "model_ema"}  # the rest is of another program
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "text", "empty", "cut", "code"])
 def test_files_that_are_no_checkpoint(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)

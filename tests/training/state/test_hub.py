@@ -1,9 +1,11 @@
 """Files of the Hugging Face hub: from its cache, or with one line about why not."""
 
 import time
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -109,3 +111,12 @@ def test_a_checkpoint_names_the_flag_and_the_file(cache):
     put(cache, "a/b", "c.pth", {"model": {}})
     with pytest.raises(ValueError, match="^--finetune hf_hub:a/b/c.pth: its model is not a table"):
         checkpoint.load("hf_hub:a/b/c.pth", "--finetune")
+
+
+def test_the_sum_of_a_file_on_the_hub(cache, tmp_path):
+    put(cache, "a/b", "c.pth", {"model": {"weight": torch.zeros(1)}})
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(Path(hub.local_path("hf_hub:a/b/c.pth")).read_bytes())
+    assert checkpoint.sha256("hf_hub:a/b/c.pth") == checkpoint.sha256(str(copy))
+    with pytest.raises(ValueError, match="^--resume gone.pth: no such file"):
+        checkpoint.sha256("gone.pth")
