@@ -213,6 +213,8 @@ def evaluated(contender: Contender, findings: Findings, world: World) -> dict:
 
 def time_in_turn(contenders: list[Contender], rows: list[dict], rounds: int, findings: Findings, world: World) -> None:
     """Time a batch and a single image of each contender, in rounds; those that all have done already count."""
+    if not rounds:
+        return
     done = min(len(row["seconds"]) for row in rows)
     for row in rows:
         del row["seconds"][done:]
