@@ -6,11 +6,12 @@
     python scripts/summarize.py runs.json --format csv > runs.csv     # all columns
 
 Runs that differ in nothing but the seed are one row, mean ± standard deviation, called by what their directories' names
-have in common. Seconds are those of training an epoch: the median of a run's epochs, so that a slow moment of the
-machine doesn't count, or where images grow, the mean over the epochs of the medians for their sizes; memory is the
-largest of any epoch. "x time" and "x memory" compare with the same epochs of the run of the same seed that fuses
-nothing, and are left out if there is none; "x tokens", the mean number of tokens in a layer against that
-run's, is what both should be if time and memory followed the tokens. A row of "2 of 3" epochs is not finished.
+have in common; if several machines trained them, it has no seconds and megabytes. Seconds are those of training an
+epoch: the median of a run's epochs, so that a slow moment of the machine doesn't count, or where images grow, the mean
+over the epochs of the medians for their sizes; memory is the largest of any epoch. "x time" and "x memory" compare with
+the same epochs of the run of the same seed and machine that fuses nothing, and are left out if there is none;
+"x tokens", the mean number of tokens in a layer against that run's, is what both should be if time and memory followed
+the tokens. A row of "2 of 3" epochs is not finished.
 """
 
 import argparse
@@ -95,21 +96,23 @@ def row(runs: list[Run], experiments: list[list[Run]]) -> dict[str, str]:
     if first.epochs:
         measured = measurements(runs, plain)
         cells |= {name: spread(values, PLACES.get(name, 0)) for name, values in measured.items()}
-        seconds = sum(epoch["train_seconds"] for run in runs for epoch in run.epochs) / len(runs)
-        cells["total"] = str(timedelta(seconds=round(seconds)))
+        if "s / epoch" in measured:
+            seconds = sum(epoch["train_seconds"] for run in runs for epoch in run.epochs) / len(runs)
+            cells["total"] = str(timedelta(seconds=round(seconds)))
     return cells
 
 
 def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[float]]:
     """Return each measured column's values, one for each run.
 
-    Ratios are to the run of the same seed without fusion, and to no more of it than the run itself has done.
+    Seconds and memory of several machines have no mean. Ratios are to the run of the same seed and machine without
+    fusion, and to no more of it than the run itself has done.
     """
-    found = {
-        "s / epoch": [run.seconds_per_epoch for run in runs],
-        "training MB": [run.largest("training_memory_mb") for run in runs],
-        "peak MB": [run.largest("peak_memory_mb") for run in runs],
-    }
+    found = {}
+    if len({run.machine for run in runs}) == 1:
+        found["s / epoch"] = [run.seconds_per_epoch for run in runs]
+        found["training MB"] = [run.largest("training_memory_mb") for run in runs]
+        found["peak MB"] = [run.largest("peak_memory_mb") for run in runs]
     if all(run.evaluated for run in runs):
         found["best top-1 %"] = [run.largest("test_acc1") for run in runs]
         found["top-1 %"] = [run.evaluated[-1]["test_acc1"] for run in runs]
@@ -125,15 +128,17 @@ def measurements(runs: list[Run], plain: list[Run] | None) -> dict[str, list[flo
 
 
 def same_seed(run: Run, among: list[Run]) -> Run | None:
-    """Return the run of the same seed, which most likely ran on the same day and revision; None without one."""
-    return next((other for other in among if other.settings.get("seed") == run.settings.get("seed")), None)
+    """Return the machine's run of the same seed, most likely of the same day and revision; None without one."""
+    alike = (run.settings.get("seed"), run.machine)
+    return next((other for other in among if (other.settings.get("seed"), other.machine) == alike), None)
 
 
 def unpaired(runs: list[Run], experiments: list[list[Run]]) -> list[str]:
-    """Make a line for each run that leaves its row without "x time": no run without fusion has its seed."""
+    """Make a line for each run that leaves its row without "x time": no run without fusion has its seed and machine."""
     plain = baseline(runs, experiments)
     return [
-        f"{run.source}: no x time and x memory, since no run without fusion has its seed, {run.settings.get('seed')}"
+        f"{run.source}: no x time and x memory, since no run without fusion has its seed, {run.settings.get('seed')}, "
+        "on its machine"
         for run in runs
         if plain and run.epochs and not same_seed(run, plain)
     ]

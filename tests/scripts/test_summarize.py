@@ -163,7 +163,8 @@ def test_a_seed_without_its_own_run_to_compare_with_has_no_ratio_and_says_so(tmp
     assert (plain["x time"], fused["x time"], fused["x memory"], fused["x tokens"]) == ("1.00", "", "", "1.00")
     _, _, err = summarize(tmp_path)
     assert err.splitlines() == [
-        f"summarize.py: {tmp_path}/all-seed7: no x time and x memory, since no run without fusion has its seed, 7"
+        f"summarize.py: {tmp_path}/all-seed7: no x time and x memory, since no run without fusion has its seed, 7, "
+        "on its machine"
     ]
 
 
@@ -186,6 +187,23 @@ def test_seeds_on_different_gpus_are_one_row(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"no-seed{seed}", seed=seed, device=f"cuda:{seed}", hardware="cuda (H100)")
     assert [row["seeds"] for row in table(tmp_path)] == ["2"]
+
+
+def test_seeds_on_several_machines_are_one_row_without_seconds(tmp_path):
+    for name, tokens in (("no", (17, 17, 17)), ("all", (17, 17, 9))):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{name}-seed{seed}", name, tokens, seed=seed, hardware=f"cpu {seed}")
+    no, fused = table(tmp_path)
+    assert (no["seeds"], fused["seeds"]) == ("2", "2")
+    assert (fused["s / epoch"], fused["training MB"], fused["peak MB"], fused["total"]) == ("", "", "", "")
+    assert fused["x time"] == "1.00 ± 0.00"  # each with its own machine
+
+
+def test_one_seed_on_two_machines_is_two_rows(tmp_path):
+    for machine in "ab":
+        for seed in (0, 1):
+            write_run(tmp_path / f"no-{machine}-seed{seed}", seed=seed, hardware=machine)
+    assert [row["seeds"] for row in table(tmp_path)] == ["2", "2"]
 
 
 @pytest.mark.parametrize("changed", [{"grad_checkpointing": True}, {"hardware": "another"}, {"amp": True}])

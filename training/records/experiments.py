@@ -16,21 +16,37 @@ COMPARABLE = recorded(cost=True)
 def by_experiment(runs: list[Run]) -> tuple[list[list[Run]], list[str]]:
     """Group runs that differ only in their seed; complete and unfinished runs never share a group.
 
+    Seeds that another machine trained belong to the same group, unless both machines trained the same seed.
+
     Returns:
         The experiments, those without fusion first; and a line about each run that is left out because another run has
         the same settings and seed.
     """
-    groups: dict[str, dict[str, Run]] = {}
+    groups: dict[tuple[str, str | None], dict[str, Run]] = {}
     notes = []
     for run in runs:
         unused = recorded(unused_with="no_aug") if run.settings["no_aug"] else ()
         compared = without(run.settings, (*NOT_COMPARED, *unused))
         key = json.dumps([run.complete or len(run.epochs), compared], sort_keys=True)
         seed = run.settings.get("seed")
-        first = groups.setdefault(key, {}).setdefault(json.dumps(seed), run)
+        first = groups.setdefault((key, run.machine), {}).setdefault(json.dumps(seed), run)
         if first is not run:
             notes.append(f"{run.source}: left out, has the settings and the seed, {seed}, of {first.source}")
-    return sorted((list(group.values()) for group in groups.values()), key=lambda group: fused(group[0]) > 0), notes
+    joined = _across_machines(groups)
+    return sorted((list(group.values()) for group in joined), key=lambda group: fused(group[0]) > 0), notes
+
+
+def _across_machines(groups: dict[tuple[str, str | None], dict[str, Run]]) -> list[dict[str, Run]]:
+    """Join groups of equal settings, each of one machine and by seed, that have no seed in common."""
+    joined: dict[str, list[dict[str, Run]]] = {}
+    for (settings, _), group in groups.items():
+        alike = joined.setdefault(settings, [])
+        other = next((other for other in alike if not other.keys() & group.keys()), None)
+        if other is None:
+            alike.append(group)
+        else:
+            other.update(group)
+    return [group for alike in joined.values() for group in alike]
 
 
 def common_name(runs: list[Run]) -> str:

@@ -34,6 +34,11 @@ class Run:
     source: str = ""
 
     @property
+    def machine(self) -> str | None:
+        """Return the kind of device that trained it; None if an older version didn't record it."""
+        return self.settings.get("hardware")
+
+    @property
     def complete(self) -> bool:
         """Return whether every epoch is done."""
         return bool(self.epochs) and self.epochs[-1]["epoch"] + 1 >= self.settings["last_epoch"]

@@ -33,7 +33,7 @@ class Facts:
     updates_per_epoch: int | None = fact("steps of an epoch if each has a learning rate of its own, else 0")
     last_epoch: int | None = fact("epochs of the schedule, its cooldown included")
     versions: Mapping[str, str] = fact("of Python, PyTorch, timm and this code", compared=False)
-    hardware: str = fact("the device", cost=True)
+    hardware: str = fact("the device", compared=False)
     date: str = fact("the day that the run began", compared=False)
 
 
