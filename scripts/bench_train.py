@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 import torch
 import torch.nn.functional as F
-from timm.models import create_model
+from timm.models import create_model, list_models
 from torch import Tensor, nn
 
 import fusion
@@ -31,6 +31,7 @@ import ssm
 from fusion.words import GRAMMAR, named_plans
 from training.runtime.machine import device_name, versions
 from training.runtime.memory import kept_mib
+from training.settings.failure import check_known
 from training.settings.kinds import count, positive
 
 
@@ -146,9 +147,18 @@ def build_contenders(args: argparse.Namespace) -> dict[str, Contender]:
     return contenders | {f"fusing {name}": Contender(args, plan) for name, _, plan in plans}
 
 
+def model_name(text: str) -> str:
+    """Take a model's name for argparse; raise ArgumentTypeError with the nearest names if there is no such model."""
+    try:
+        check_known("model", text, list_models(module="models_mamba"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vim_tiny_patch16_224")
+    parser.add_argument("--model", type=model_name, default="vim_tiny_patch16_224")
     parser.add_argument("--batch-size", type=positive, default=8)
     parser.add_argument("--input-size", type=positive, help="pixels; the model's own if not given")
     parser.add_argument(

@@ -55,3 +55,9 @@ def test_a_plan_that_cannot_be_is_an_error(capsys, word, message):
     with pytest.raises(SystemExit):
         bench_train.main([*QUICK, "--fuse", word])
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_model_that_is_not_there_is_an_error(capsys):
+    with pytest.raises(SystemExit):
+        bench_train.main(["--model", "vim_nano_patch4"])
+    assert "--model: model vim_nano_patch4: no such name, did you mean vim_nano_patch4_32?" in capsys.readouterr().err
