@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         columns = chosen_columns(args.columns or ("all" if args.format == "csv" else ",".join(SHOWN)))
         runs = [run for path in args.runs for run in find_runs(path)]
         experiments, notes = by_experiment(runs)
-        notes += [note for experiment in experiments for note in unpaired(experiment, experiments)]
+        if {"x time", "x memory"} & set(columns):
+            notes += [note for experiment in experiments for note in unpaired(experiment, experiments)]
         rows = [row(experiment, experiments) for experiment in experiments]
         print(FORMATS[args.format]([{name: cells[name] for name in columns} for cells in rows]))
         for note in notes:

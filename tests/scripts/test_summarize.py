@@ -166,6 +166,7 @@ def test_a_seed_without_its_own_run_to_compare_with_has_no_ratio_and_says_so(tmp
         f"summarize.py: {tmp_path}/all-seed7: no x time and x memory, since no run without fusion has its seed, 7, "
         "on its machine"
     ]
+    assert summarize(tmp_path, "--columns", "run,top-1 %")[2] == ""  # nothing is left out that would be shown
 
 
 @pytest.mark.parametrize(
