@@ -68,18 +68,17 @@ class PatchEmbed(nn.Module):
 
     def set_input_size(self, img_size) -> None:
         """Set the grid of patches for an image size, int or (height, width); raise ValueError unless they tile it."""
-        self.img_size = to_2tuple(img_size)
-        for size, patch, stride, axis in zip(
-            self.img_size, self.patch_size, self.stride, ("height", "width"), strict=True
-        ):
+        sides = to_2tuple(img_size)
+        for size, patch, stride, axis in zip(sides, self.patch_size, self.stride, ("height", "width"), strict=True):
             if size < patch or (size - patch) % stride:
                 raise ValueError(
                     f"image {axis} {size} does not divide into patches of {patch} pixels every {stride}: "
                     f"({axis} - {patch}) must be a multiple of {stride}"
                 )
+        self.img_size = sides
         self.grid_size = tuple(
             (size - patch) // stride + 1
-            for size, patch, stride in zip(self.img_size, self.patch_size, self.stride, strict=True)
+            for size, patch, stride in zip(sides, self.patch_size, self.stride, strict=True)
         )
         self.num_patches = math.prod(self.grid_size)
 
@@ -389,7 +388,8 @@ class VisionMamba(nn.Module):
             for position in positions:
                 source = source + (source >= position)
             source = source.expand(B, -1)
-        tokens = Tokens(hidden=x, residual=None, cls_index=cls_index, size=x.new_ones(B, L), source=source)
+        size = x.new_ones(B, L, dtype=torch.promote_types(x.dtype, torch.float32))  # bf16 doesn't count beyond 256
+        tokens = Tokens(hidden=x, residual=None, cls_index=cls_index, size=size, source=source)
         return _shuffle(tokens) if shuffled else tokens
 
     def _pos_embed_of_images(self) -> Tensor:

@@ -53,13 +53,13 @@ def in_one_operation(*tensors: Tensor) -> str | None:
 
     Exported programs are made of PyTorch's own operations.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or _is_transformed():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing() or is_transformed():
         return None
     device_type = tensors[0].device.type
     return _picked(device_type) if all(tensor.device.type == device_type for tensor in tensors) else None
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Return whether torch.func or forward mode differentiates or maps, which the operations' gradients can't do."""
     in_func = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     return in_func or forward_ad._current_level >= 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fusion.backends import in_one_operation
+from fusion.backends import in_one_operation, is_transformed
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,8 @@ class Matching:
         """
         if x.shape[:2] != self.index.shape:
             raise ValueError(f"matched {tuple(self.index.shape)} tokens, cannot merge {tuple(x.shape[:2])}")
-        return GroupSum.apply(x.flatten(0, 1), *self._rows()).unflatten(0, self.keep.shape)
+        add_up = GroupSum.forward if is_transformed() else GroupSum.apply
+        return add_up(x.flatten(0, 1), *self._rows()).unflatten(0, self.keep.shape)
 
 
 class GroupSum(torch.autograd.Function):
@@ -101,7 +102,7 @@ class GroupSum(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, keep: Tensor, source: Tensor, target: Tensor, index: Tensor) -> Tensor:
-        return x.index_select(0, keep).index_add_(0, target, x.index_select(0, source))
+        return x.index_select(0, keep).index_add(0, target, x.index_select(0, source))
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:

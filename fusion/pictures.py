@@ -140,11 +140,14 @@ def draw_redundancy(values: Tensor) -> Figure:
 @torch.no_grad()
 def traced(model: nn.Module, images: Tensor) -> Trace:
     """Trace one forward pass in evaluation mode; the trace is on the CPU for drawing, the model is left as it was."""
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
-    with trace(model) as record:
-        model(images)
-    model.train(training)
+    try:
+        with trace(model) as record:
+            model(images)
+    finally:
+        for module in training:
+            module.training = True
     for tokens in (record.before, record.after):
         tokens[:] = [
             item._replace(**{name: _to_cpu(value) for name, value in item._asdict().items()}) for item in tokens

@@ -8,7 +8,7 @@ import os
 import shutil
 import sysconfig
 from functools import cache
-from importlib.metadata import version
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +16,14 @@ import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"  # where kernels run
+MAX_IMAGES = 65_535  # CUDA's limit for all axes of a grid but the first
 OLDEST = (3, 3)  # the first version whose kernels can build tuples
+
+
+def check_images(count: int) -> None:
+    """Raise ValueError if a batch has more images than a GPU starts programs along one axis of a kernel's grid."""
+    if count > MAX_IMAGES:
+        raise ValueError(f"the Triton kernels take at most {MAX_IMAGES:,} images at once, not {count:,}")
 
 
 @cache
@@ -24,8 +31,13 @@ def unavailable() -> str | None:
     """Return in one line why kernels can't run here, None if they can."""
     if find_spec("triton") is None:
         return "no Triton, which comes with PyTorch's CUDA wheels: pip install triton"
-    if tuple(map(int, version("triton").split(".")[:2])) < OLDEST:
-        return f"Triton {version('triton')} is too old: PyTorch 2.7 brings Triton {'.'.join(map(str, OLDEST))}"
+    try:
+        found = import_module("triton").__version__  # packages of several names bring the module
+        old = tuple(map(int, found.split(".")[:2])) < OLDEST
+    except Exception as error:  # whatever is broken in it
+        return f"Triton can't be imported ({error})"
+    if old:
+        return f"Triton {found} is too old: PyTorch 2.7 brings Triton {'.'.join(map(str, OLDEST))}"
     return None if INTERPRETED else _no_gpu() or _no_compiler()
 
 

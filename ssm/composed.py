@@ -128,7 +128,7 @@ class _Direction:
     def step_sizes(self, projected: Tensor) -> Tensor:
         """Compute the step sizes before bias and softplus, from projected [B, L, R + 2 N]."""
         dt = _rows(self.weights.split(projected)[0])
-        return torch.mm(dt, self.weights.dt_proj.t()).view(*projected.shape[:2], -1)
+        return torch.mm(dt, self.weights.dt_proj.t()).view(*projected.shape[:2], len(self.weights.dt_proj))
 
     def scan_inputs(self, u: Tensor, delta: Tensor, projected: Tensor) -> tuple[Tensor, ...]:
         _, B, C = self.weights.split(projected)

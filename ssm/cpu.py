@@ -25,7 +25,7 @@ def unavailable() -> str | None:
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
     """Convolve as in ssm.reference, but with no other derivative than the gradient."""
-    _refuse_forward_mode(x, weight, bias)
+    _refuse_transforms(x, weight, bias)
     return torch.ops.vim.causal_conv1d(*_wide(x, weight, bias), reverse).to(x.dtype)
 
 
@@ -42,7 +42,7 @@ def selective_scan(
     reverse: bool = False,
 ) -> Tensor:
     """Scan as in ssm.reference, but with no other derivative than the gradient."""
-    _refuse_forward_mode(u, delta, A, B, C, D, z, delta_bias)
+    _refuse_transforms(u, delta, A, B, C, D, z, delta_bias)
     inputs = _wide(u, delta, A, B, C, D, z, delta_bias)
     keep_states = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     return torch.ops.vim.selective_scan(*inputs, reverse, keep_states)[0].to(u.dtype)
@@ -143,10 +143,12 @@ def _buffers(dtype: torch.dtype, filled: bool, *buffers: Tensor):
 ONE_DERIVATIVE = "the C++ scan and convolution have a gradient, but no {}: use the reference backend for that"
 
 
-def _refuse_forward_mode(*inputs: Tensor) -> None:
-    """Raise NotImplementedError if an input has a tangent, which the operations would silently lose."""
+def _refuse_transforms(*inputs: Tensor) -> None:
+    """Raise NotImplementedError under torch.func's transforms, or if an input has a tangent, which would be lost."""
     if torch.compiler.is_compiling():
         return
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(ONE_DERIVATIVE.format("transform of torch.func"))
     if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in inputs):
         raise NotImplementedError(ONE_DERIVATIVE.format("forward-mode derivative"))
 

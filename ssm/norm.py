@@ -19,5 +19,7 @@ def add_and_normalize(hidden: Tensor, residual: Tensor, norm: nn.Module) -> tupl
 def _in_one_pass(hidden: Tensor, residual: Tensor, norm: nn.Module) -> bool:
     if isinstance(hidden, fx.Proxy) or not runs_eagerly() or not is_plain(norm, nn.RMSNorm):
         return False
+    if norm.weight is None or norm.eps is None:
+        return False
     same = hidden.dtype == residual.dtype == norm.weight.dtype and hidden.shape == residual.shape
     return same and hidden.dtype in (torch.float32, torch.float64) and primitives(hidden.device) is cpu

@@ -110,7 +110,10 @@ FLAGS = [
     ("--model-kwargs depth=2 embed_dim=1.5", "--model-kwargs depth=2 embed_dim=1.5: embed_dim must be a whole number"),
     ("--model-kwargs bidirectional=no", "bidirectional must be True or False, not 'no'"),
     ("--model-kwargs patch_size=0", "--model-kwargs patch_size=0: "),
-    ("--model-kwargs d_conv=9 --scan-backend cpu", "--model-kwargs d_conv=9: the convolution sees 2 to 4 tokens"),
+    (
+        "--model-kwargs d_conv=9 --scan-backend cpu",
+        "d_conv=9: the convolution sees 2 to 4 tokens in C++, not 9: use the reference backend for that",
+    ),
     ("--opt-kwargs amsgard=True", "--opt-kwargs amsgard: no such name, did you mean amsgrad"),
     ("--opt-kwargs lr=1", "--opt-kwargs lr: is what --lr gives"),
     ("--opt sgd --opt-kwargs nesterov=True dampening=0.5", "--opt sgd --opt-kwargs nesterov=True dampening=0.5: Nest"),

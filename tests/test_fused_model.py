@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import fusion
+import models_mamba
+import ssm
 from models_mamba import CLASS_TOKENS, VisionMamba
 
 DEPTH = 6
@@ -190,3 +192,23 @@ def test_fusing_by_parts_checkpointed_in_low_precision_and_compiled():
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(images()), model(images()))
+
+
+def test_the_definition_under_transforms():
+    """Forward mode, and the gradients of each image alone."""
+    torch.manual_seed(0)
+    model = models_mamba.vim_pico_patch2_8(depth=2, num_classes=3).double().eval()
+    fusion.inject(model, [2, 1])
+    weights, images = dict(model.named_parameters()), torch.rand(3, 3, 8, 8, dtype=torch.float64)
+
+    def loss(weights, image):
+        return torch.func.functional_call(model, weights, (image[None],)).square().sum()
+
+    with ssm.use_backend("reference"):
+        _, tangent = torch.func.jvp(model, (images,), (torch.ones_like(images),))
+        each = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, images)
+        alone = torch.func.grad(loss)(weights, images[1])
+    difference = (model(images + 1e-6) - model(images - 1e-6)) / 2e-6
+    torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-8)
+    for name, gradient in alone.items():
+        torch.testing.assert_close(each[name][1], gradient)

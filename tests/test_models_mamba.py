@@ -177,6 +177,26 @@ def test_the_grid_in_a_checkpoint_tells_where_its_rows_belong(size):
     assert torch.equal(filtered["pos_embed"], source.pos_embed) == (size == (8, 32))
 
 
+def test_a_size_that_is_refused_changes_nothing():
+    model = small()
+    with pytest.raises(ValueError, match="does not divide into patches"):
+        model.set_input_size(17)
+    assert model(images()).shape == (2, 5)
+
+
+def test_an_empty_batch_has_no_logits():
+    model = small()
+    assert model(images()[:0]).shape == (0, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(images()[:0]).shape == (0, 5)
+
+
+def test_sizes_are_counted_in_fp32():
+    """In bf16, 256 patches and one more would be 256."""
+    model = small().bfloat16()
+    assert model._embed(images().bfloat16()).size.dtype == torch.float32
+
+
 def test_set_input_size():
     model = small()
     model.set_input_size((8, 24))

@@ -5,11 +5,13 @@ import triton
 from torch import Tensor
 
 from fusion.triton import matching, merging
+from native.kernels import check_images
 
 
 def match(metric: Tensor, cls_index: Tensor, r: int) -> tuple[Tensor, ...]:
     """Return source, target, keep, index, classes and count of fusion.merging.Matching."""
     (B, L, D), K = metric.shape, cls_index.shape[1]
+    check_images(B)
     P = L - K
     n, m = (P + 1) // 2, P // 2
     metric, cls_index = metric.contiguous(), cls_index.contiguous()
@@ -23,7 +25,8 @@ def match(metric: Tensor, cls_index: Tensor, r: int) -> tuple[Tensor, ...]:
     source, target, keep, index, classes, count = (positions(B, tokens) for tokens in (r, r, L - r, L, K, L - r))
     with torch.cuda.device_of(metric):
         matching.unite[L, B](metric, cls_index, units, patches, L, K, D, BLOCK=triton.next_power_of_2(D))
-        strongest, nearest = torch.bmm(units[:, :n], units[:, n:].mT).to(dtype).max(dim=-1)
+        with torch.autocast(metric.device.type, enabled=False):  # it would lower the product to half precision
+            strongest, nearest = torch.bmm(units[:, :n], units[:, n:].mT).to(dtype).max(dim=-1)
         blocks = triton.cdiv(n, matching.PAIRS.value), B
         matching.rank[blocks](strongest, ranks, n)
         matching.place[blocks](

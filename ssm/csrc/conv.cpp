@@ -108,7 +108,8 @@ void backward(
     case 2: { constexpr int W = 2; __VA_ARGS__; break; }                                 \
     case 3: { constexpr int W = 3; __VA_ARGS__; break; }                                 \
     case 4: { constexpr int W = 4; __VA_ARGS__; break; }                                 \
-    default: TORCH_CHECK(false, "the convolution sees 2 to 4 tokens, not ", width);      \
+    default: TORCH_CHECK(                                                                \
+        false, "the convolution sees 2 to 4 tokens in C++, not ", width, ": use the reference backend for that"); \
   }
 
 void check_inputs(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from native.kernels import check_images
 from ssm.triton import conv, scan
 
 LOG2E = 1.4426950408889634
@@ -17,6 +18,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Ten
     """Convolve as in ssm.reference; weight and bias are fp32."""
     x = _channels_together(x)
     batch, length, channels = x.shape
+    check_images(batch)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     with torch.cuda.device_of(x):
         conv.conv_forward[triton.cdiv(length, CONV_TOKENS), batch, triton.cdiv(channels, CONV_BLOCK)](
@@ -63,6 +65,7 @@ def selective_scan(
     """Write the scan of ssm.reference into out, or add it to out if `add`; A, D and delta_bias are fp32."""
     u, delta, z = map(_channels_together, (u, delta, z))
     batch, length, channels = u.shape
+    check_images(batch)
     groups = _groups_of_states(A, B, C, D)
     one_pass = len(groups) == 1 or out.dtype == torch.float32
     sums = out if one_pass else torch.zeros(out.shape, dtype=torch.float32, device=u.device)
@@ -145,8 +148,8 @@ def _groups_of_states(A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> list[tuple[
 
 
 def _channels_together(x: Tensor) -> Tensor:
-    """Return x as the kernels take it: a token's channels contiguous, and offsets over 8 tokens below 2^31."""
-    return x if x.stride(-1) == 1 and x.stride(1) < 2**28 else x.contiguous()
+    """Return x as the kernels take it: a token's channels contiguous, and offsets over 16 tokens below 2^31."""
+    return x if x.stride(-1) == 1 and x.stride(1) < 2**27 else x.contiguous()
 
 
 def _prepare(A: Tensor, B: Tensor, C: Tensor, u: Tensor) -> tuple[Tensor, Tensor, dict]:

@@ -58,6 +58,20 @@ def test_the_same_pairs(metric, K, r):
         assert (a is None and b is None) or torch.equal(a, b), name
 
 
+def test_autocast_lowers_nothing(monkeypatch):
+    """A GPU's vectors are fp32, which autocast would lower; here they are fp64, so the switch itself is watched."""
+    lowered, bmm = [], torch.bmm
+
+    def spy(*args):
+        lowered.append(torch.is_autocast_enabled("cpu"))
+        return bmm(*args)
+
+    monkeypatch.setattr(torch, "bmm", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        by("triton", match, random_metric(2, 9, 4), 2)
+    assert lowered == [False]
+
+
 def test_of_equal_pairs_those_with_the_lower_places_fuse():
     matching = by("triton", match, torch.ones(1, 9, 4), 2, torch.tensor([[0]]))
     assert matching.source.tolist() == [[1, 3]]

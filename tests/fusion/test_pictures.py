@@ -6,7 +6,7 @@ import torch
 from timm.models import create_model
 
 import fusion
-import models_mamba  # noqa: F401, registers the models
+import models_mamba
 from fusion import pictures
 from fusion.parts import groups_of_several, parts
 
@@ -115,3 +115,13 @@ def test_three_depths_among_layers_that_fuse(model):
     assert pictures.three_depths(model) == [1, 3]
     fusion.inject(model, (0,) * 6)
     assert pictures.three_depths(model) == [1, 3, 5]
+
+
+def test_a_traced_model_is_left_as_it_was():
+    model = models_mamba.vim_pico_patch2_8(depth=2)
+    model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    pictures.traced(model, torch.rand(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="takes images of"):
+        pictures.traced(model, torch.rand(1, 3, 9, 9))
+    assert [module.training for module in model.modules()] == before

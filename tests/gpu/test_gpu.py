@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fusion
 import models_mamba
 import ssm
 from native import kernels
@@ -92,6 +93,19 @@ def test_mixed_precision(backend, dtype):
     for a, b in zip(mixed, exact, strict=True):
         assert a.isfinite().all()
         assert (a - b).abs().max() <= 0.1 * b.abs().max() + 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_chooses_the_same_pairs(dtype):
+    """Of tokens so alike that half precision couldn't tell them apart."""
+    if not GPU and dtype == torch.float16:
+        pytest.skip("a CPU's mixed precision is bfloat16")
+    metric = 2 + torch.randn(4, 65, 64, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    expected = fusion.match(metric, 8)
+    with torch.autocast(DEVICE, dtype):
+        found = fusion.match(metric, 8)
+    assert torch.equal(found.source, expected.source)
+    assert torch.equal(found.target, expected.target)
 
 
 def test_compiled(backend):

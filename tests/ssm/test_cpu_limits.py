@@ -138,6 +138,12 @@ class TestOneDerivative:
             with pytest.raises((RuntimeError, NotImplementedError), match="the reference"):
                 op(*inputs)
 
+    @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap])
+    def test_other_transforms(self, op, make, transform):
+        first, *others = make().values()
+        with pytest.raises(NotImplementedError, match="no transform of torch.func: use the reference"):
+            transform(lambda value: op(value, *others).sum())(first)
+
     def test_functional_forward_mode(self, op, make):
         inputs = tuple(make().values())
         with pytest.raises((RuntimeError, NotImplementedError), match="the reference"):

@@ -101,3 +101,11 @@ def test_refuses_what_does_not_fit(place):
     inputs[place] = inputs[place][..., :4]
     with pytest.raises(RuntimeError, match="must be of shape"):
         torch.ops.vim.add_rms_norm(*inputs, 1e-5)
+
+
+@pytest.mark.parametrize("norm", [nn.RMSNorm(8), nn.RMSNorm(8, eps=1e-5, elementwise_affine=False)])
+def test_norms_without_a_weight_or_an_epsilon(norm):
+    hidden, residual = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    total, out = add_and_normalize(hidden, residual, norm)
+    torch.testing.assert_close(total, residual + hidden, rtol=0, atol=0)
+    torch.testing.assert_close(out, norm(residual + hidden), rtol=0, atol=0)
