@@ -28,6 +28,8 @@ import datasets
 import fusion
 import ssm
 from engine import evaluate
+from fusion.backends import prepare
+from fusion.injection import injected_plan
 from models_mamba import VisionMamba
 from preflight import check, leaving_no_directory
 from runner import Trainer, rewind, train
@@ -73,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
             settings = replace(settings, nb_classes=data.num_classes)
             saved, weights = load_weights(model, settings, saved, data)
             check_scanned(model.to(world.device), settings)
+            if any(injected_plan(model)):
+                prepare(world.device.type)
             if settings.eval:
                 trainer, facts = None, gather_facts(settings, world, model, weights)
             else:

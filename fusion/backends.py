@@ -48,6 +48,11 @@ def _picked(device_type: str) -> str | None:
     return None
 
 
+def prepare(device_type: str) -> None:
+    """Compile now what matching and merging need on such a device, so that no batch waits for it."""
+    _picked(device_type)
+
+
 def in_one_operation(*tensors: Tensor) -> str | None:
     """Return the namespace whose operations can process these tensors, None if only the definition can.
 

@@ -261,7 +261,7 @@ esac
 def house(tmp_path):
     """A copy of the scripts with nothing to install, programs that note how they were called, and the pages' runs."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    for name in ("fmnist", "equal_cost/no-seed2"):
+    for name in ("fmnist", "equal_cost/no-seed2", "demo/plain"):
         run = tmp_path / "output" / name
         run.mkdir(parents=True)
         (run / "checkpoint.pth").touch()

@@ -630,6 +630,21 @@ def test_a_resumed_plateau_takes_the_new_rate(run, tmp_path):
     assert [line["lr"] for line in read_log(tmp_path / "log.txt")] == pytest.approx([0.1, 0.01])
 
 
+def test_fusion_is_compiled_before_the_first_step(run, monkeypatch):
+    """An epoch's time would contain it."""
+    events = []
+    train_one_epoch = run_module.train_one_epoch
+    monkeypatch.setattr(main, "prepare", lambda device_type: events.append(device_type))
+    monkeypatch.setattr(
+        run_module, "train_one_epoch", lambda *a, **kw: events.append("epoch") or train_one_epoch(*a, **kw)
+    )
+    run("--epochs", 1, "--fusion-strategy", "all", "--fusion-token", 1)
+    assert events == ["cpu", "epoch"]
+    events.clear()
+    run("--epochs", 1)
+    assert events == ["epoch"]
+
+
 def test_hyperparameters_are_those_given_now(run, tmp_path, monkeypatch):
     run("--epochs", 1, "--output_dir", tmp_path)
     states = []

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import fusion
+import fusion.backends
 from fusion import Method, TokenFusion, cpu, match
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
@@ -238,3 +238,10 @@ def test_under_transforms_the_definition_merges():
 
 def test_every_field_is_compared():
     assert {field.name for field in fields(fusion.Matching)} == {*POSITIONS, "rows"}
+
+
+def test_preparing_compiles_at_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cpu, "unavailable", lambda: asked.append("cpu"))
+    fusion.backends.prepare("cpu")
+    assert asked == ["cpu"]
