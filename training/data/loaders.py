@@ -1,6 +1,7 @@
 """Build loaders of training and test images."""
 
 import itertools
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -109,6 +110,17 @@ def shared_out(dataset: Dataset, settings: ProcessSettings) -> bool:
     return settings.dist_eval or isinstance(dataset, IterableDataset)
 
 
+def say_nothing_to_nobody(worker: int = 0) -> None:
+    """Print no traceback in a loading process because the main process, which has said why, is gone."""
+    print_traceback = sys.excepthook
+
+    def unless_it_is_gone(kind: type[BaseException], *details: object) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            print_traceback(kind, *details)
+
+    sys.excepthook = unless_it_is_gone
+
+
 def _loader(dataset: Dataset, settings: LoadingSettings, world: World, **kwargs) -> DataLoader:
     workers = usable_workers(settings.num_workers)
     if hasattr(dataset, "set_loader_cfg"):
@@ -119,6 +131,7 @@ def _loader(dataset: Dataset, settings: LoadingSettings, world: World, **kwargs)
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=settings.pin_mem and world.device.type == "cuda",
+        worker_init_fn=say_nothing_to_nobody,
         collate_fn=collate_readable if settings.skip_bad_images else None,
         **kwargs,
     )

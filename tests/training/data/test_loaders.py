@@ -1,5 +1,7 @@
 """Loaders: batch sizes, repeats, sharing out, and what a flag of theirs changes."""
 
+import sys
+
 import pytest
 import torch
 from torch.utils.data import IterableDataset, TensorDataset
@@ -162,3 +164,17 @@ def test_who_has_which_test_images():
 
     assert [loaders.shared_out(dataset(3), arguments(dist_eval=asked)) for asked in (False, True)] == [False, True]
     assert loaders.shared_out(Stream(), arguments())
+
+
+def test_a_loading_process_whose_reader_is_gone_says_nothing(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *details: printed.append(kind))
+    loaders.say_nothing_to_nobody()
+    for kind in (BrokenPipeError, ConnectionResetError, EOFError, ValueError):
+        sys.excepthook(kind, kind(), None)
+    assert printed == [ValueError]
+
+
+@pytest.mark.parametrize("build", [loaders.train_loader, loaders.test_loader])
+def test_loading_processes_are_told(build):
+    assert build(dataset(8), arguments(), World(CPU, 0, 1)).worker_init_fn is loaders.say_nothing_to_nobody
