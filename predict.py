@@ -93,9 +93,7 @@ def class_names(saved: dict, count: int) -> list[str]:
 
 
 def to_probabilities(run: dict) -> Callable[[Tensor], Tensor]:
-    """Return the function from a run's logits [classes] to probabilities: sigmoid under --bce-loss or --cosub, else
-    softmax.
-    """
+    """Return what makes probabilities of logits [classes]: a sigmoid for --bce-loss and --cosub, else softmax."""
     return torch.sigmoid if run.get("bce_loss") or run.get("cosub") else lambda logits: logits.softmax(dim=-1)
 
 

@@ -57,7 +57,7 @@ def match(
         keep = positions_without(source, L) if method.order == "keep" else _put_back(protected, survivors, r)
 
     new_positions = torch.arange(L - r, device=metric.device).expand(B, -1)
-    index = torch.empty(B, L, dtype=torch.long, device=metric.device).scatter(1, keep, new_positions)
+    index = keep.new_empty(B, L).scatter_(1, keep, new_positions)
     target_index = index.gather(1, target)
     index.scatter_(1, source, target_index)
 
@@ -121,14 +121,14 @@ def _put_back(protected: Tensor, others: Tensor, r: int) -> Tensor:
     rank = torch.arange(K, device=protected.device)
     # Positions that would get the same place get neighbouring ones.
     place = ((ascending - r).clamp(min=0) - rank).cummax(dim=1).values + rank
-    keep = torch.empty(B, length, dtype=torch.long, device=protected.device).scatter(1, place, ascending)
-    return keep.scatter(1, positions_without(place, length), others)
+    keep = others.new_empty(B, length).scatter_(1, place, ascending)
+    return keep.scatter_(1, positions_without(place, length), others)
 
 
 def positions_without(excluded: Tensor, length: int) -> Tensor:
     """Return the positions below length that are not in excluded [B, n], all different, ascending: [B, length - n]."""
     B, n = excluded.shape
-    mask = torch.zeros(B, length, dtype=torch.uint8, device=excluded.device).scatter(1, excluded, 1)
+    mask = excluded.new_zeros(B, length, dtype=torch.uint8).scatter_(1, excluded, 1)
     return mask.argsort(dim=1, stable=True)[:, : length - n]  # unlike nonzero, this never waits for a GPU
 
 

@@ -102,7 +102,7 @@ class GroupSum(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, keep: Tensor, source: Tensor, target: Tensor, index: Tensor) -> Tensor:
-        return x.index_select(0, keep).index_add(0, target, x.index_select(0, source))
+        return x.index_select(0, keep).index_add_(0, target, x.index_select(0, source))
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:

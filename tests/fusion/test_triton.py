@@ -37,3 +37,10 @@ def test_nothing_spills_and_a_new_length_compiles_nothing(monkeypatch, tmp_path,
         fuse(1, 196, 0, 16)
         fuse(3, 17, 2, 1)
     assert {id(kernel) for kernel in found} == {id(kernel) for kernel in known}
+
+
+def test_more_images_than_a_grid_has_room_for():
+    from fusion.triton import launch
+
+    with pytest.raises(ValueError, match="at most 65,535 images at once, not 65,536"):
+        launch.match(torch.zeros(65_536, 3, 2), torch.zeros(65_536, 0, dtype=torch.long), 1)

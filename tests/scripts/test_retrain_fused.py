@@ -76,7 +76,7 @@ def test_what_it_refuses(house, trained, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [("--in-chans", "1"), ("--model-kwargs", "depth=4"), ("--pretrained",)])
-def test_every_kind_of_run_can_be_its_own_teacher(house, images, tmp_path, flags, monkeypatch):
+def test_every_kind_of_run_can_be_its_own_teacher(house, images, tmp_path, flags):
     """Grey images, arguments of the model, and a run that started from weights of its own."""
     run, output = tmp_path / "run", tmp_path / "retrained"
     plain = "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8 --epochs 1".split()
@@ -89,41 +89,25 @@ def test_every_kind_of_run_can_be_its_own_teacher(house, images, tmp_path, flags
     assert len(read_log(output / "log.txt")) == 1
 
 
-def test_a_teacher_of_grey_images_can_not_teach_colours(images, tmp_path, capsys):
+@pytest.fixture
+def grey_teacher(images, tmp_path):
+    """Flags of a run on the small folder, taught by one that saw it in grey."""
     plain = "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8 --epochs 1".split()
-    data = ["--data-set", "FOLDER", "--data-path", str(images)]
-    main.main([*plain, *data, "--in-chans", "1", "--output_dir", str(tmp_path)])
+    plain += ["--data-set", "FOLDER", "--data-path", str(images)]
+    main.main([*plain, "--in-chans", "1", "--output_dir", str(tmp_path)])
     model = json.loads((tmp_path / "args.json").read_text())["model"]
-    taught = [
-        "--distillation-type",
-        "soft",
-        "--teacher-model",
-        model,
-        "--teacher-path",
-        str(tmp_path / "checkpoint.pth"),
-    ]
+    taught = f"--distillation-type soft --teacher-model {model} --teacher-path".split()
+    return [*plain, *taught, str(tmp_path / "checkpoint.pth")]
+
+
+def test_a_teacher_of_grey_images_can_not_teach_colours(grey_teacher, capsys):
     with pytest.raises(SystemExit):
-        main.main([*plain, *data, *taught])
+        main.main(grey_teacher)
     assert "takes images of 1 channel, not of 3" in capsys.readouterr().err
 
 
-def test_a_teacher_of_grey_images_sees_them_as_they_are(images, tmp_path):
-    plain = (
-        "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8 --epochs 1 --in-chans 1".split()
-    )
-    data = ["--data-set", "FOLDER", "--data-path", str(images)]
-    main.main([*plain, *data, "--output_dir", str(tmp_path)])
-    model = json.loads((tmp_path / "args.json").read_text())["model"]
-    taught = [
-        "--distillation-type",
-        "soft",
-        "--teacher-model",
-        model,
-        "--teacher-path",
-        str(tmp_path / "checkpoint.pth"),
-    ]
-    settings = main.parse_args([*plain, *data, *taught])
-    settings = replace(settings, input_size=(8, 8), nb_classes=2)
+def test_a_teacher_of_grey_images_sees_them_as_they_are(grey_teacher):
+    settings = replace(main.parse_args([*grey_teacher, "--in-chans", "1"]), input_size=(8, 8), nb_classes=2)
     scale, shift = build_objective(settings, World(torch.device("cpu"), 0, 1)).renormalisation
     torch.testing.assert_close(scale, torch.ones(1, 1, 1, 1))
     torch.testing.assert_close(shift, torch.zeros(1, 1, 1, 1))

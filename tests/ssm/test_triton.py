@@ -43,10 +43,13 @@ def test_reasons_not_to_be_available(monkeypatch, tmp_path):
     assert unavailable(monkeypatch, include=tmp_path) is None
 
 
-def test_more_images_than_a_grid_has_room_for(monkeypatch):
+def test_more_images_than_a_grid_has_room_for():
     kernels.check_images(65_535)
     with pytest.raises(ValueError, match="at most 65,535 images at once, not 65,536"):
         launch.causal_conv1d(torch.zeros(65_536, 1, 2), torch.zeros(2, 4), torch.zeros(2), False)
+    x, BC, channels = torch.zeros(65_536, 1, 2), torch.zeros(65_536, 1, 4), torch.zeros(2)
+    with pytest.raises(ValueError, match="at most 65,535 images at once, not 65,536"):
+        launch.selective_scan(x, x, torch.zeros(2, 4), BC, BC, channels, x, channels, False, x, False)
 
 
 def test_programs_are_narrower_where_the_gpu_would_be_idle():

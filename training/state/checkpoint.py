@@ -49,8 +49,12 @@ def remove_leftovers(output_dir: Path) -> None:
 
 def find(output_dir: Path) -> list[Path]:
     """Return the checkpoints in a run's directory: the latest state, the best, and those of --checkpoint-hist."""
-    names = ("checkpoint.pth", "best_checkpoint.pth")
-    return [output_dir / name for name in names if (output_dir / name).is_file()] + [*history.find(output_dir).values()]
+    return [*_latest_and_best(output_dir), *history.find(output_dir).values()]
+
+
+def _latest_and_best(output_dir: Path) -> list[Path]:
+    paths = (output_dir / name for name in ("checkpoint.pth", "best_checkpoint.pth"))
+    return [path for path in paths if path.is_file()]
 
 
 def newest(output_dir: Path) -> tuple[str, dict | None]:
@@ -88,7 +92,7 @@ def progress(saved: dict) -> tuple[int, int]:
 def beyond(output_dir: Path, epoch: int, steps: int) -> list[Path]:
     """Return the latest and the best checkpoint of a directory, if they are further than so many steps of an epoch."""
     found = []
-    for path in set(find(output_dir)) - set(history.find(output_dir).values()):
+    for path in _latest_and_best(output_dir):
         with suppress(ValueError):  # one that can't be read is no place to go on from
             found += [path] if progress(load(str(path))) > (epoch, steps) else []
     return found
