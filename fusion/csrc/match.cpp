@@ -1,7 +1,7 @@
 // Which tokens fuse: all of fusion/matching.py's `match` in one operation, for the cosine and survivors in order.
 //
-// Cosines are computed in fp64, as in the definition. Those of tokens in fp32 or less are rounded to fp32: so both compare
-// the same numbers, although they sum in different orders.
+// Cosines are those of the definition, computed in fp64. Those of tokens in fp32 or less are rounded to fp32: so both
+// compare the same numbers, although they sum in different orders.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -11,10 +11,9 @@
 #include <cmath>
 #include <numeric>
 #include <tuple>
-#include <type_traits>
 #include <vector>
 
-#include "cosines.h"
+#include "nearest.h"
 #include "tokens.h"
 
 namespace vim {
@@ -49,31 +48,16 @@ struct Sides {
   }
 };
 
-// The place of the largest value, the first of equal ones; what is not a number is larger than all, as for torch.max.
-template <typename scalar_t>
-int64_t argmax(const scalar_t* values, int64_t count) {
-  int64_t best = 0;
-  for (int64_t j = 0; j < count && !std::isnan(values[best]); ++j) {
-    if (!(values[j] <= values[best])) best = j;
-  }
-  return best;
-}
-
-// Pairs of tokens at a and at b, the strongest first. Cosines are compared as scalar_t.
-template <typename scalar_t>
+// The r pairs of the largest cosines, the strongest first, and the earlier token of equal ones.
+template <typename value_t>
 void pair_up(
-    const Cosines& of, const double* cosines, const int64_t* a, const int64_t* b, int64_t r, int64_t* source,
-    int64_t* target) {
-  std::vector<int64_t> nearest(of.n), order(of.n);
-  std::vector<scalar_t> strongest(of.n), similarity(of.m);
-  for (int64_t i = 0; i < of.n; ++i) {
-    std::copy_n(cosines + i * of.columns, of.m, similarity.begin());
-    nearest[i] = argmax(similarity.data(), of.m);
-    strongest[i] = similarity[nearest[i]];
-  }
+    const int64_t* nearest, const value_t* cosine, const int64_t* a, const int64_t* b, int64_t n, int64_t r,
+    int64_t* source, int64_t* target) {
+  std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
-    return std::isnan(strongest[i]) ? !std::isnan(strongest[j]) : strongest[i] > strongest[j];
+  std::partial_sort(order.begin(), order.begin() + r, order.end(), [&](int64_t i, int64_t j) {
+    if (std::isnan(cosine[i]) != std::isnan(cosine[j])) return std::isnan(cosine[i]);
+    return cosine[i] > cosine[j] || (!(cosine[i] < cosine[j]) && i < j);
   });
   for (int64_t i = 0; i < r; ++i) {
     source[i] = a[order[i]];
@@ -122,14 +106,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   int64_t *keeps = keep.mutable_data_ptr<int64_t>(), *indices = index.mutable_data_ptr<int64_t>();
   int64_t* counts = count.mutable_data_ptr<int64_t>();
   VIM_TOKENS(metric.scalar_type(), {
-    using similarity_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
     const auto tokens = metric_.const_data_ptr<scalar_t>();
     at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-      Cosines cosines(sides.n, sides.m, metric.size(2));
+      Nearest<scalar_t> find(sides.n, sides.m, metric.size(2));
+      std::vector<int64_t> nearest(sides.n);
+      std::vector<typename Nearest<scalar_t>::value_t> cosine(sides.n);
       for (int64_t image = begin; image < end; ++image) {
         const int64_t *a = sides.a.data() + image * sides.n, *b = sides.b.data() + image * sides.m;
         int64_t *from = sources + image * r, *to = targets + image * r, *place = indices + image * length;
-        pair_up<similarity_t>(cosines, cosines(tokens + image * length * metric.size(2), a, b), a, b, r, from, to);
+        find(tokens + image * length * metric.size(2), a, b, nearest.data(), cosine.data());
+        pair_up(nearest.data(), cosine.data(), a, b, sides.n, r, from, to);
         close_up(from, to, length, r, keeps + image * (length - r), place, counts + image * (length - r));
         for (int64_t k = 0; k < cls_index.size(1); ++k) new_cls[image][k] = place[cls[image][k]];
       }

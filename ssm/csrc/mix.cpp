@@ -19,7 +19,7 @@ constexpr int64_t kParameters = 7;  // of a direction, in the order of ssm.compo
 
 // Keep autograd and autocast out of what runs inside.
 struct Plainly {
-  at::AutoDispatchBelowAutograd below_autograd;
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
   c10::impl::ExcludeDispatchKeyGuard no_autocast{at::autocast::get_autocast_dispatch_key_from_device_type(at::kCPU)};
 };
 

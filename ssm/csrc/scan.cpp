@@ -10,6 +10,7 @@
 #include <torch/library.h>
 
 #include <array>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -187,13 +188,13 @@ void backward(
   for_each_task(tasks, [&](int64_t image, int64_t group, int64_t first, int64_t last) {
     const int64_t thread = at::get_thread_num() * tasks.blocks;
     Chunk<scalar_t> chunk;
-    std::vector<Half<scalar_t>> dB(kChunk * N), dC(kChunk * N);
+    const std::unique_ptr<Half<scalar_t>[]> dB(new Half<scalar_t>[kChunk * N]), dC(new Half<scalar_t>[kChunk * N]);
     std::vector<V> dh((last - first) * N), decay(N), start(N), dA(N);
     for (int64_t k = chunks - 1; k >= 0; --k) {
       const int64_t begin = k * kChunk;
       chunk.tokens = static_cast<int>(std::min<int64_t>(kChunk, tasks.length - begin));
-      std::fill(dB.begin(), dB.end(), Half<scalar_t>{});
-      std::fill(dC.begin(), dC.end(), Half<scalar_t>{});
+      std::fill_n(dB.get(), kChunk * N, Half<scalar_t>{});
+      std::fill_n(dC.get(), kChunk * N, Half<scalar_t>{});
       for (int i = 0; i < chunk.tokens; ++i) {
         chunk.B[i] = B.at(image, tasks.token(begin + i));
         chunk.C[i] = C.at(image, tasks.token(begin + i));
@@ -228,11 +229,11 @@ void backward(
         int64_t n = 0;
         for (; n + kStates <= N; n += kStates) {
           scan_chunk_backward<scalar_t, kStates>(
-              chunk, decay.data(), start.data(), carried, dA.data(), dB.data(), dC.data(), n);
+              chunk, decay.data(), start.data(), carried, dA.data(), dB.get(), dC.get(), n);
         }
         for (; n < N; ++n) {
           scan_chunk_backward<scalar_t, 1>(
-              chunk, decay.data(), start.data(), carried, dA.data(), dB.data(), dC.data(), n);
+              chunk, decay.data(), start.data(), carried, dA.data(), dB.get(), dC.get(), n);
         }
         for (n = 0; n < N; ++n) store(sum_A + n * width, dA[n]);
         scalar_t *sum_D = to.D + (thread + block) * width, *sum_bias = to.delta_bias + (thread + block) * width;

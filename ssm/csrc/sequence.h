@@ -91,16 +91,16 @@ template <typename scalar_t>
 at::Tensor sum_over_threads(const at::Tensor& parts, int64_t channels, int64_t first, int64_t rows) {
   constexpr int64_t width = Simd<scalar_t>::width;
   auto sums = at::empty({channels, rows}, parts.options());
-  const scalar_t* from = parts.const_data_ptr<scalar_t>();
+  const scalar_t* from = parts.const_data_ptr<scalar_t>() + first * width;
   scalar_t* to = sums.template mutable_data_ptr<scalar_t>();
-  for (int64_t c = 0; c < channels; ++c) {
-    const scalar_t* block = from + c / width * parts.stride(1) + c % width;
+  for (int64_t c = 0; c < channels; c += width, from += parts.stride(1)) {
+    const int64_t count = std::min(width, channels - c);
     for (int64_t row = 0; row < rows; ++row) {
-      scalar_t total = 0;
+      Vec<scalar_t> total{};
       for (int64_t thread = 0; thread < parts.size(0); ++thread) {
-        total += block[thread * parts.stride(0) + (first + row) * width];
+        total += load(from + thread * parts.stride(0) + row * width);
       }
-      to[c * rows + row] = total;
+      for (int64_t i = 0; i < count; ++i) to[(c + i) * rows + row] = total[i];
     }
   }
   return sums;

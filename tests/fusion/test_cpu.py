@@ -24,15 +24,30 @@ class Tokens(NamedTuple):
     source: Tensor | None = None
 
 
+KINDS = (
+    "random",
+    "few values",
+    "repeated",
+    "pairs",
+    "zeros",
+    "alike",
+    "huge",
+    "small",
+    "denormal",
+    "not numbers",
+    "infinite",
+)
+
+
 @st.composite
 def metrics(draw):
-    """A metric [B, L, D] with ties, zeros or values that are not numbers, class tokens anywhere, and any r."""
+    """A metric [B, L, D] with ties, hardly different cosines or extreme values, class tokens anywhere, and any r."""
     K, B, D = draw(st.integers(0, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 40))
     L = draw(st.integers(K + 2, 50))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]))
     metric = torch.randn(B, L, D, generator=generator)
-    kind = draw(st.sampled_from(["random", "few values", "repeated", "pairs", "zeros", "not numbers", "infinite"]))
+    kind = draw(st.sampled_from(KINDS))
     some = torch.randint(L, (3,), generator=generator)
     if kind == "few values":
         metric = metric.round()
@@ -42,6 +57,10 @@ def metrics(draw):
         metric = metric.repeat_interleave(2, dim=1)[:, :L]
     elif kind == "zeros":
         metric[:, some] = 0
+    elif kind == "alike":  # to fp32's last digits
+        metric = metric[:, :1] + 1e-3 * metric
+    elif kind in ("huge", "small", "denormal"):
+        metric *= {"huge": 1e37, "small": 1e-12, "denormal": 1e-40}[kind]
     elif kind in ("not numbers", "infinite"):
         metric[:, some, : D // 2 + 1] = torch.nan if kind == "not numbers" else torch.inf
     cls_index = torch.rand(B, L, generator=generator).argsort(dim=1)[:, :K] if K else None
