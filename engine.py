@@ -235,7 +235,7 @@ def evaluate(
     if shared_out:
         loss_sum, top1, top5, images_seen = all_reduce([loss_sum, top1, top5, images_seen], world)
     if not images_seen:
-        raise OSError("the test data gave no batch")
+        raise OSError("no test image can be read")
     real = {} if real_labels is None else {f"real_acc{k}": real_labels.get_accuracy(k) for k in (1, 5)}
     return {
         "loss": loss_sum / images_seen,

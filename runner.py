@@ -168,7 +168,8 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             record |= trainer.train(interruption.between(trainer.train_batches), after_step)
             (record["cores_of_others"],) = all_reduce([others.busy_cores()], world, "MAX")
             if trainer.evaluates(epoch):
-                record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
+                with keeping_the_epoch(state, output_dir):
+                    record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
             if settings.skip_bad_images:
                 record["skipped_images"] = state.sums.broken
             records.append(record)
@@ -191,6 +192,17 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
         records = logbook.epochs  # includes the epochs before an interruption
     if world.is_main:
         print(describe_end(records, settings.output_dir))
+
+
+@contextmanager
+def keeping_the_epoch(state: TrainingState, output_dir: Path | None) -> Iterator[None]:
+    """Save if this context fails, by a broken image or for want of memory: the epoch need not be trained again."""
+    try:
+        yield
+    except (OSError, RuntimeError, MemoryError):
+        if output_dir:
+            save(state, output_dir)
+        raise
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -54,10 +55,11 @@ def backends(device: str) -> list[str]:
     return [name for name in (*ssm.BACKENDS[2:], "reference") if runs(name)]
 
 
-def measure(step: Callable[[], None], device: str, runs: int, warm_up: int = WARM_UP) -> dict:
-    """Return a step's median milliseconds and, on a GPU, the peak memory in MiB; if a step fails, say why."""
+def measure(build: Callable[[], Callable[[], None]], device: str, runs: int, warm_up: int = WARM_UP) -> dict:
+    """Return the median milliseconds of build()'s steps and, on a GPU, the peak memory in MiB; if it fails, say why."""
     on_gpu, times = device == "cuda", []
     try:
+        step = build()
         for run in range(warm_up + runs):
             if on_gpu and run == warm_up:
                 torch.cuda.reset_peak_memory_stats()
@@ -94,9 +96,8 @@ def bench_scan(args: argparse.Namespace) -> dict[str, dict]:
             for backend in backends(args.device):
                 name = f"B {B}, L {L}, D {D}, N {N}, {str(dtype)[6:]}, {backend}"
                 runs = 1 if backend == "reference" else args.runs
-                rows[name] = report(
-                    name, measure(scan_step(backend, (B, L, D, N), args.device, dtype), args.device, runs)
-                )
+                build = partial(scan_step, backend, (B, L, D, N), args.device, dtype)
+                rows[name] = report(name, measure(build, args.device, runs))
     return rows
 
 
@@ -136,7 +137,8 @@ def bench_train(args: argparse.Namespace) -> dict[str, dict]:
         for fuse, backend, bf16, compiled in contenders:
             name = f"{model}, {fuse}, {'bf16' if bf16 else 'fp32'}, {backend}{', compiled' if compiled else ''}"
             turns = {"runs": 1, "warm_up": 0} if backend == "reference" else {"runs": args.runs}
-            row = measure(train_step(args, model, fuse, backend, bf16, compiled), args.device, **turns)
+            build = partial(train_step, args, model, fuse, backend, bf16, compiled)
+            row = measure(build, args.device, **turns)
             if "ms" in row:
                 row["images_per_second"] = round(1000 * args.batch_size / row["ms"], 1)
             rows[name] = report(name, row)

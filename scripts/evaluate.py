@@ -50,7 +50,7 @@ from training.runtime.memory import kept_mib
 from training.runtime.progress import Progress
 from training.settings.checkpoint import SavedModelChoice
 from training.settings.failure import in_one_line
-from training.settings.flag import flag
+from training.settings.flag import flag, group_values
 from training.settings.images import DataSettings, LoadingProcesses
 from training.settings.kinds import count, path, positive
 from training.settings.model import FusionMethodSettings, FusionPlanSettings
@@ -128,6 +128,8 @@ def main(argv: list[str] | None = None) -> None:
         command = shlex.join(["python", *sys.argv])
         findings.about = {"command": command, "date": date.today().isoformat(), **place, "versions": versions()}
         time_in_turn(contenders, rows, given.rounds, findings, world)
+        if not given.rounds:
+            rows = [row | {"seconds": []} for row in rows]  # those of an earlier call, which not all rows have
         print(f"\nbatch {given.eval_batch_size}, fp32, {place['device']}, {place['scan']} scan\n")
         print(markdown(evaluations.cells(rows)))
         if output_dir:
@@ -155,10 +157,8 @@ def build_contenders(parser: Parser, argv: list[str] | None, given: EvaluateSett
         known = {
             "checkpoint": name,
             "sha256": checkpoint.sha256(file, "checkpoint"),
-            "model": settings.model,
-            "data_set": settings.data_set,
-            "data_path": settings.data_path,
-            "input_size": list(settings.input_size),
+            **group_values(settings, "model"),
+            **group_values(settings, "data_set"),
             "images": len(batches.dataset),
             "batch": min(given.eval_batch_size, len(batches.dataset)),
         }

@@ -33,5 +33,5 @@ GPUS="${GPUS:-$(.venv/bin/python -c 'import torch; print(max(1, torch.cuda.devic
 told="$(.venv/bin/python -c 'import json, sys; r = json.load(open(sys.argv[1])); print(r["model"], r["lr"] / 10)' "$run/args.json")"
 train --config "$run/args.json" --finetune "$checkpoint" --output_dir "$output" \
     --epochs "${EPOCHS:-3}" --lr "${LR:-${told#* }}" --sched cosine --sched-on-updates --warmup-epochs 0 --min-lr 0 \
-    --distillation-type soft --teacher-model "${told% *}" --teacher-path "$checkpoint" \
+    --no-cosub --distillation-type soft --teacher-model "${told% *}" --teacher-path "$checkpoint" \
     --distillation-alpha "${ALPHA:-0.9}" "$@"

@@ -44,7 +44,7 @@ from training.runtime.machine import device_name, versions
 from training.runtime.progress import Progress
 from training.settings.checkpoint import CheckpointSettings
 from training.settings.failure import in_one_line, naming_flags
-from training.settings.flag import flag
+from training.settings.flag import flag, group_values
 from training.settings.images import DataSettings, LoadingProcesses
 from training.settings.kinds import count, number, path, positive
 from training.settings.model import FusionMethodSettings
@@ -129,9 +129,8 @@ def open_findings(settings: SearchSettings, file: Path | None, fused: Fused) -> 
     findings = Findings(file)
     measured_on = {
         "sha256": checkpoint.sha256(settings.resume),
-        "data_set": settings.data_set,
-        "data_path": settings.data_path,
-        "input_size": list(settings.input_size),
+        **group_values(settings, "model"),
+        **group_values(settings, "data_set"),
         "images": settings.images,
         "seed": settings.seed,
         "method": asdict(fused.method),

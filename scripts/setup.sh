@@ -17,13 +17,19 @@ if [ "${1:-}" = "--tests" ]; then
 fi
 
 if ! .venv/bin/python -m pip --version > /dev/null 2>&1; then
+    if [ -e .venv ] && [ ! -e .venv/unfinished ]; then
+        echo "setup: .venv has no working pip: install pip in it, or remove it to have it made anew" >&2
+        exit 2
+    fi
     if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; then
         echo "setup: $python must be Python 3.10 to 3.13; name another one with PYTHON=..." >&2
         exit 2
     fi
     echo "setup: making .venv with $("$python" --version)"
-    rm -rf .venv # one without pip is what an interrupted call left
+    rm -rf .venv # which an interrupted call left
+    mkdir .venv && touch .venv/unfinished
     "$python" -m venv .venv || { echo "setup: no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+    rm .venv/unfinished
 fi
 
 # A stamp of the requirements that were installed last lets a second call return at once.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssm import by_autograd
 
-INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation -r vim_requirements_cuda.txt"
+INSTALL = "pip install --no-build-isolation -r vim_requirements_cuda.txt"
 
 
 @cache
@@ -23,7 +23,7 @@ def unavailable() -> str | None:
     """Return in one line why this backend can't run here, None if it can."""
     if not torch.cuda.is_available():
         return "PyTorch finds no CUDA GPU"
-    # Newer versions of mamba-ssm install without the Mamba-1 kernels, and say so only when called.
+    # mamba-ssm can be built without its kernels (MAMBA_SKIP_CUDA_BUILD), and says so only when called.
     packages = {"causal_conv1d": "causal-conv1d", "selective_scan_cuda": "mamba-ssm's Mamba-1 kernels"}
     missing = [package for module, package in packages.items() if find_spec(module) is None]
     if missing and not _from_hub():

@@ -15,6 +15,7 @@ from PIL import Image
 
 import main
 from training.build.model import new_model
+from training.state.training_state import TrainingState
 
 ROOT = Path(__file__).parents[1]
 PLAIN = "--no-aug --mixup 0 --cutmix 0 --num_workers 0 --batch-size 4 --epochs 1".split()
@@ -423,6 +424,22 @@ def test_a_broken_image_in_the_middle_of_an_epoch(refuse, images, tmp_path, harm
         harm(path)
     line = refuse("--data-path", tmp_path / "data", "--num_workers", workers, code=1)
     assert str(path) in line or str(tmp_path / "gone") in line
+
+
+def test_an_evaluation_that_fails_keeps_the_trained_epoch(refuse, images, tmp_path, monkeypatch):
+    shutil.copytree(images, tmp_path / "data")
+    good = next((tmp_path / "data" / "val" / "dark").iterdir())
+    content = good.read_bytes()
+    good.write_text("no image")
+    run = tmp_path / "run"
+    flags = ("--data-path", tmp_path / "data", "--num_workers", 0, "--output_dir", run)
+    assert str(good) in refuse(*flags, code=1)
+    good.write_bytes(content)
+    steps = []
+    monkeypatch.setattr(TrainingState, "set_rate", lambda state: steps.append(state.sums.steps))
+    main.main(["--data-set", "FOLDER", *PLAIN, "--auto-resume", *map(str, flags)])
+    assert len(steps) == 1  # when the epoch starts, and after no step
+    assert [record["epoch"] for record in map(json.loads, (run / "log.txt").read_text().splitlines())] == [0]
 
 
 def test_an_image_of_one_pixel_is_an_image(images, tmp_path):

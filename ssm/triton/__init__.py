@@ -23,15 +23,17 @@ def unavailable() -> str | None:
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False) -> Tensor:
-    """Convolve as in ssm.reference, computed in fp32."""
-    return _Convolution.apply(x, weight.float(), bias.float(), reverse)
+    """Convolve as in ssm.reference, computed in fp32; raise ValueError if tensors don't fit each other."""
+    channels = x.shape[-1]
+    _check(x, weight=(weight, (channels, weight.shape[-1])), bias=(bias, (channels,)))
+    return _Convolution.apply(x, weight.float(), _row(bias), reverse)
 
 
 def causal_conv1d_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool, dx: Tensor, add: bool
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of causal_conv1d, as a primitive of ssm.backends."""
-    return torch.ops.vim_triton.causal_conv1d_backward(grad, x, weight.float(), bias.float(), reverse, dx, add)
+    return torch.ops.vim_triton.causal_conv1d_backward(grad, x, weight.float(), _row(bias), reverse, dx, add)
 
 
 def selective_scan(
@@ -46,8 +48,12 @@ def selective_scan(
     *,
     reverse: bool = False,
 ) -> Tensor:
-    """Scan as in ssm.reference, computed in fp32."""
-    return _Scan.apply(u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse)
+    """Scan as in ssm.reference, computed in fp32; raise ValueError if tensors don't fit each other."""
+    (*tokens, channels), N = u.shape, A.shape[-1]
+    of_token, of_channel = (*tokens, N), (channels,)
+    _check(u, delta=(delta, u.shape), A=(A, (channels, N)), B=(B, of_token), C=(C, of_token))
+    _check(u, D=(D, of_channel), z=(z, u.shape), delta_bias=(delta_bias, of_channel))
+    return _Scan.apply(u, delta, A.float(), B, C, _row(D), z, _row(delta_bias), reverse)
 
 
 def selective_scan_forward(
@@ -68,7 +74,7 @@ def selective_scan_forward(
     """Scan, as a primitive of ssm.backends; save nothing, since the backward pass needs only the inputs."""
     add = out is not None
     out = torch.empty(u.shape, dtype=u.dtype, device=u.device) if out is None else out
-    torch.ops.vim_triton.selective_scan(u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse, out, add)
+    torch.ops.vim_triton.selective_scan(u, delta, A.float(), B, C, _row(D), z, _row(delta_bias), reverse, out, add)
     return out, ()
 
 
@@ -92,8 +98,22 @@ def selective_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of selective_scan, as a primitive of ssm.backends."""
     return torch.ops.vim_triton.selective_scan_backward(
-        grad, u, delta, A.float(), B, C, D.float(), z, delta_bias.float(), reverse, dB, dC, dz, add
+        grad, u, delta, A.float(), B, C, _row(D), z, _row(delta_bias), reverse, dB, dC, dz, add
     )
+
+
+def _row(parameter: Tensor) -> Tensor:
+    """Return a parameter of each channel as the kernels read it."""
+    return parameter.float().contiguous()
+
+
+def _check(like: Tensor, **tensors: tuple[Tensor, tuple[int, ...]]) -> None:
+    """Raise ValueError if a tensor isn't of its shape or not on the device of `like`: kernels would read elsewhere."""
+    for name, (tensor, shape) in tensors.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be of shape {tuple(shape)}, not {tuple(tensor.shape)}")
+        if tensor.device != like.device:
+            raise ValueError(f"{name} must be on {like.device}, not {tensor.device}")
 
 
 class _Convolution(torch.autograd.Function):

@@ -121,6 +121,22 @@ def test_what_was_found_is_not_measured_again(evaluated, tmp_path, monkeypatch):
     assert [(row["plan"], len(row["seconds"])) for row in kept] == [("no", 1), ("all:1", 2), ("all:2", 1)]
 
 
+@pytest.mark.parametrize("flags", [("--eval-crop-ratio", 0.5), ("--model-kwargs", "d_conv=4")])
+def test_other_images_or_another_model_are_measured(evaluated, tmp_path, flags):
+    for said in ((), flags, flags):
+        evaluated("--plans", "no", "--images", 3, "--output_dir", tmp_path, *said)
+    assert len(json.loads((tmp_path / "evaluation.json").read_text())["rows"]) == 2
+
+
+def test_rows_with_and_without_times(evaluated, tmp_path):
+    timed, _ = evaluated("--plans", "no", "--output_dir", tmp_path)
+    untimed, _ = evaluated("--plans", "all:1", "no", "--rounds", 0, "--output_dir", tmp_path)
+    assert list(untimed) == ["all:1", "no"]
+    assert "images/s" not in untimed["no"]
+    again, _ = evaluated("--plans", "no", "--output_dir", tmp_path)
+    assert again == timed
+
+
 def test_an_interrupted_evaluation_continues(trained, evaluated, tmp_path, monkeypatch, capsys):
     scores = evaluate.evaluate
 

@@ -75,9 +75,11 @@ def test_what_it_refuses(house, trained, tmp_path):
         assert said in line
 
 
-@pytest.mark.parametrize("flags", [("--in-chans", "1"), ("--model-kwargs", "depth=4"), ("--pretrained",)])
+@pytest.mark.parametrize(
+    "flags", [("--in-chans", "1"), ("--model-kwargs", "depth=4"), ("--cosub", "--drop-path", "0.1"), ("--pretrained",)]
+)
 def test_every_kind_of_run_can_be_its_own_teacher(house, images, tmp_path, flags):
-    """Grey images, arguments of the model, and a run that started from weights of its own."""
+    """Grey images, arguments of the model, another kind of teaching, and a run that started from weights of its own."""
     run, output = tmp_path / "run", tmp_path / "retrained"
     plain = "--no-aug --mixup 0 --cutmix 0 --no-model-ema --num_workers 0 --batch-size 8 --epochs 1".split()
     more = () if "--pretrained" in flags else flags

@@ -117,4 +117,7 @@ def test_another_search_in_the_directory_is_refused(searched, tmp_path, capsys):
     with pytest.raises(SystemExit):
         searched("--output_dir", tmp_path, "--seed", 1)
     assert "search.json: holds a search with another seed; choose another --output_dir" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        searched("--output_dir", tmp_path, "--eval-crop-ratio", "0.5")
+    assert "search.json: holds a search with another eval_crop_ratio" in capsys.readouterr().err
     searched("--output_dir", tmp_path, "--cost", "0.8")  # what plans change does not depend on the cost

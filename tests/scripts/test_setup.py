@@ -25,19 +25,47 @@ def executable(path, text):
     path.chmod(0o755)
 
 
-@pytest.mark.parametrize(
-    ("python", "remade"), [(None, True), ("#!/bin/sh\nexit 1\n", True), ("#!/bin/sh\nexit 0\n", False)]
-)
-def test_an_environment_without_pip_is_made_again(tmp_path, python, remade):
+@pytest.fixture
+def set_up(tmp_path):
+    """Runs the script in a directory of its own, and returns the ended process."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPT, tmp_path / "scripts")
     (tmp_path / "vim_requirements.txt").write_text("")
     executable(tmp_path / "pretender", PRETENDER)
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "old").touch()
-    if python:
-        executable(tmp_path / ".venv" / "bin" / "python", python)
     environment = os.environ | {"PYTHON": str(tmp_path / "pretender")}
-    subprocess.run(["bash", tmp_path / "scripts" / "setup.sh"], env=environment, check=True, capture_output=True)
-    assert (tmp_path / ".venv" / "made").exists() == remade
-    assert (tmp_path / ".venv" / "old").exists() != remade
+    script = ["bash", tmp_path / "scripts" / "setup.sh"]
+    return lambda: subprocess.run(script, env=environment, capture_output=True, text=True)
+
+
+def environment_at(folder, *files, python=None):
+    folder.mkdir()
+    for name in files:
+        (folder / name).touch()
+    if python:
+        executable(folder / "bin" / "python", python)
+
+
+@pytest.mark.parametrize("left", [None, (), ("half",)])
+def test_what_an_interrupted_call_left_is_made_again(set_up, tmp_path, left):
+    if left is not None:
+        environment_at(tmp_path / ".venv", "unfinished", *left)
+    assert set_up().returncode == 0
+    assert (tmp_path / ".venv" / "made").exists()
+    assert not (tmp_path / ".venv" / "unfinished").exists()
+    assert not (tmp_path / ".venv" / "half").exists()
+
+
+def test_an_environment_is_not_made_twice(set_up, tmp_path):
+    environment_at(tmp_path / ".venv", python="#!/bin/sh\nexit 0\n")
+    assert set_up().returncode == 0
+    assert not (tmp_path / ".venv" / "made").exists()
+
+
+@pytest.mark.parametrize("python", [None, "#!/bin/sh\nexit 1\n"])
+def test_anothers_environment_without_pip_stays(set_up, tmp_path, python):
+    environment_at(tmp_path / ".venv", "packages", python=python)
+    ended = set_up()
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert ".venv has no working pip" in ended.stderr
+    assert (tmp_path / ".venv" / "packages").exists()

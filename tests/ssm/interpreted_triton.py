@@ -73,6 +73,25 @@ def test_scan_is_exact(monkeypatch, block, B, L, D, N, reverse):
     assert gradient <= GRADIENT
 
 
+def test_any_memory_layout():
+    """Parameters of channels that lie apart, or are one number."""
+    u, delta, A, B, C, _, z, bias = (tensor.detach() for tensor in scan_inputs(1, 3, 8, 4))
+    apart, same = torch.stack((bias, -bias), dim=1)[:, 0], torch.ones(1).expand(8)
+    for inputs in ((u, delta, A, B, C, same, z, apart), (u, delta, A, B, C, apart, z, same)):
+        assert torch.allclose(triton.selective_scan(*inputs), reference.selective_scan(*inputs), atol=1e-5)
+    weight = torch.randn(8, 4)
+    for inputs in ((u, weight, apart), (u, weight, same)):
+        assert torch.allclose(triton.causal_conv1d(*inputs), reference.causal_conv1d(*inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_does_not_fit_is_refused(name):
+    inputs = {other: tensor.detach() for other, tensor in zip(NAMES, scan_inputs(1, 3, 8, 4), strict=True)}
+    inputs[name] = inputs[name][:-1] if name in ("A", "D", "delta_bias") else inputs[name][:, :-1]
+    with pytest.raises(ValueError, match=f"{'delta' if name == 'u' else name} must be of shape"):
+        triton.selective_scan(**inputs)
+
+
 @pytest.mark.parametrize(("L", "N"), [(3, 20), (1, 64)])
 def test_many_states(L, N):
     forward, gradient = worst("selective_scan", scan_inputs(1, L, 8, N, dtype=torch.float64), torch.float32, False)

@@ -63,9 +63,7 @@ def test_auto_falls_back_and_says_why(monkeypatch):
 
 def test_what_is_missing_is_an_error_that_says_what_mends_it(monkeypatch):
     monkeypatch.setattr(cuda, "unavailable", lambda: f"no causal-conv1d: {cuda.INSTALL}")
-    with pytest.raises(
-        ValueError, match="cuda can't run here: no causal-conv1d: MAMBA_KEEP_CUDA_BUILD=TRUE pip install"
-    ):
+    with pytest.raises(ValueError, match="cuda can't run here: no causal-conv1d: pip install"):
         ssm.use_backend("cuda")
     with pytest.raises(ValueError, match="choose from auto, reference, cpu, triton, cuda"):
         ssm.use_backend("tritone")

@@ -30,7 +30,9 @@ class LinkedImageFolder(ImageFolder):
             samples += [(path, label) for path in paths]
             empty += [] if paths else [name]
         if empty and not allow_empty:
-            raise FileNotFoundError(f"no images ({', '.join(extensions or ())}) of the classes {', '.join(empty)}")
+            raise FileNotFoundError(
+                f"{directory}: no images ({', '.join(extensions or ())}) of the classes {', '.join(empty)}"
+            )
         return samples
 
 

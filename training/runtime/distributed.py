@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from timm.utils.distributed import init_distributed_device_so
+from timm.utils.distributed import init_distributed_device_so, is_distributed_env
 
 from training.words import counted
 
@@ -79,19 +79,31 @@ def init_world(device: str | None) -> World:
         raise ValueError(f"--device {device}: must be cpu, cuda or cuda:N")
     if kind == "cuda":
         check_gpu(device)
-    world = init_distributed_device_so(device)
+    if kind == "cuda" and _sees_its_own_gpu_alone():
+        os.environ["LOCAL_RANK"] = "0"  # timm takes the GPU of this number among those that the process sees
+        world = init_distributed_device_so(device)
+        os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+    else:
+        world = init_distributed_device_so(device)
     group = dist.new_group(backend="gloo") if world["distributed"] and kind == "cuda" else None
     return World(torch.device(world["device"]), world["global_rank"], world["world_size"], group)
 
 
 def check_gpu(device: str) -> None:
-    """Raise ValueError if this process's GPU isn't there."""
+    """Raise ValueError if this process's GPU isn't there: the one that the device names, if it trains alone."""
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
     if not found:
         raise ValueError(f"--device {device}: PyTorch finds no CUDA GPU here")
-    if (torch.device(device).index or local_rank) >= found:
+    index = local_rank if is_distributed_env() else torch.device(device).index or 0
+    if index >= found and not _sees_its_own_gpu_alone():
         raise ValueError(f"--device {device}, local process {local_rank}: this machine has {counted(found, 'GPU')}")
+
+
+def _sees_its_own_gpu_alone() -> bool:
+    """Return whether srun gave this process a GPU of its own, as --gpus-per-task does, and hid those of the others."""
+    numbered = int(os.environ.get("SLURM_LOCALID", 0)) > 0 and "LOCAL_RANK" not in os.environ
+    return numbered and torch.cuda.device_count() == 1
 
 
 # gloo's thread releases a tensor shortly after its sum is ready. If it held the last reference, it would delete a

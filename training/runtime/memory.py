@@ -48,8 +48,10 @@ class PeakMemory:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Leave what this context leaves in use out of the memory of training."""
+        give_back_freed_memory()
         before = self._current_mb()
         yield
+        give_back_freed_memory()
         self.baseline_mb += max(0.0, self._current_mb() - before)
 
     def peak_mb(self) -> float:

@@ -47,7 +47,9 @@ def repeated(given: Settings, said: set[str], run: dict) -> dict:
     starts, led = names(Settings, repeated=False), chain(*groups(Settings).values())
     left_out = {*FACTS, *starts, *led} - taken_over(given, said, run).keys()
     if given.finetune:
-        left_out |= {"pretrained", "finetune_ema"}  # other weights to start from
+        left_out |= {"pretrained", "finetune_ema", "resume", "start_epoch"}  # other weights to start from
+    if "data_path" in said:
+        left_out.add("nb_classes")  # the run's own images had so many
     if Path(run.get("resume", "")).parent.resolve() == Path(run.get("output_dir", "")).resolve():
         left_out.add("resume")  # it resumed from its own checkpoint
     return {name: value for name, value in run.items() if name not in left_out}

@@ -25,7 +25,7 @@ def conflicts(settings: Settings) -> Iterator[str]:
     if settings.cooldown_epochs > 0 and settings.sched in WITHOUT_COOLDOWN:
         yield f"--cooldown-epochs: is for cosine, tanh and poly, not for --sched {settings.sched}"
     if settings.sched_on_updates and settings.sched == "plateau":
-        yield "--sched-on-updates: --sched plateau goes by the top-1 of epochs"
+        yield "--sched-on-updates: --sched plateau goes by the top-1 of epochs; give --no-sched-on-updates"
     if settings.min_lr > settings.lr and settings.sched in BOUNDED and not settings.eval:
         yield f"--min-lr: {settings.min_lr:g} is above --lr {settings.lr:g}, so that the rate would rise"
     if warms_up and not settings.eval:

@@ -82,6 +82,12 @@ def groups(settings: type) -> dict[str, tuple[str, ...]]:
     return {leader: names(settings, follows=leader) for leader in leaders}
 
 
+def group_values(settings: Any, leader: str) -> dict[str, Any]:
+    """Return the flags of a group with their values, sequences as lists, as JSON gives them back."""
+    values = {name: getattr(settings, name) for name in groups(type(settings))[leader]}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 def spelling(each: Field) -> str:
     """Return a flag as it is written on a command line, such as --batch-size."""
     return each.metadata["flag"].spelling or f"--{each.name.replace('_', '-')}"

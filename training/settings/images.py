@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from training.settings.flag import flag
-from training.settings.kinds import amount, count, number, path, positive, share
+from training.settings.kinds import amount, count, data_set_name, number, path, positive, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,7 @@ class DataChoice:
     data_set: str = flag(
         "DIGITS",
         "CIFAR or CIFAR100, CIFAR10, IMNET, INAT, INAT19, FMNIST, DIGITS, FOLDER, torch/..., wds/..., tfds/...",
+        data_set_name,
         metavar="NAME",
         follows="data_set",
         fixed=True,

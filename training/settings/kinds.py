@@ -21,6 +21,12 @@ def path(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def data_set_name(text: str) -> str:
+    """Convert a data set's name, a type for argparse: those without a slash are known in capitals, each by one name."""
+    name = text if "/" in text else text.upper()
+    return "CIFAR" if name == "CIFAR100" else name
+
+
 def key_value(text: str) -> str:
     """Check that a word is KEY=VALUE, a type for argparse; `keyword_arguments` reads it."""
     key, equals, _ = text.partition("=")

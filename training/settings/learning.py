@@ -19,7 +19,9 @@ class LossSettings:
         "binary cross entropy, with every class mixed into an image as a full label (DeiT III); needs --smoothing 0",
     )
     cosub: bool = flag(
-        False, "train two sub-models drawn by drop path, which also teach each other (cosub), by binary cross entropy"
+        False,
+        "train two sub-models drawn by drop path, which also teach each other (cosub), by binary cross entropy",
+        negatable=True,
     )
     distillation_type: str = flag(
         "none",
@@ -97,7 +99,7 @@ class RateSettings:
         above_zero,
         metavar="LR",
     )
-    unscale_lr: bool = flag(False, "don't scale --lr, --warmup-lr and --min-lr")
+    unscale_lr: bool = flag(False, "don't scale --lr, --warmup-lr and --min-lr", negatable=True)
     layer_decay: float | None = flag(
         None,
         "layer-wise decay: each layer's rate is F times that of the next layer",

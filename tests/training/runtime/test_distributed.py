@@ -74,6 +74,8 @@ def test_in_a_shell_of_slurm_a_program_is_alone(monkeypatch):
         ("cuda", 3, 2, "--device cuda, local process 3: this machine has 2 GPUs"),
         ("cuda", 1, 2, None),
         ("cuda:1", 0, 2, None),
+        ("cuda:1", 3, 2, "--device cuda:1, local process 3: this machine has 2 GPUs"),
+        ("cuda:7", 1, 2, None),  # each of several processes takes the GPU of its own number
     ],
 )
 @pytest.mark.parametrize("launcher", ["LOCAL_RANK", "SLURM_LOCALID"])
@@ -82,8 +84,30 @@ def test_gpus_that_are_not_there(monkeypatch, launcher, device, local_rank, foun
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv(launcher, str(local_rank))
+    monkeypatch.setenv("WORLD_SIZE", "4" if local_rank else "1")
     with nullcontext() if complaint is None else pytest.raises(ValueError, match=complaint):
         check_gpu(device)
+
+
+def test_a_task_that_sees_its_own_gpu_alone_takes_it(monkeypatch):
+    """As srun's --gpus-per-task hides the others."""
+    task = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "MASTER_ADDR": "localhost"}
+    others = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    monkeypatch.setattr(os, "environ", others | task)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(distributed.dist, "new_group", lambda backend: None)
+
+    def joined(device):
+        index = os.environ["LOCAL_RANK"]
+        return {"distributed": True, "device": f"cuda:{index}", "global_rank": 3, "world_size": 4}
+
+    monkeypatch.setattr(distributed, "init_distributed_device_so", joined)
+    assert init_world(None).device == torch.device("cuda:0")
+    assert os.environ["LOCAL_RANK"] == "3"
+    del os.environ["SLURM_LOCALID"]
+    with pytest.raises(ValueError, match="local process 3: this machine has 1 GPU"):
+        check_gpu("cuda")
 
 
 @pytest.mark.parametrize(

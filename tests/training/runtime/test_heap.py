@@ -49,3 +49,27 @@ def test_kept_memory_is_used_again():
 def test_a_reset_of_the_peak_gives_it_back():
     _, kept, peak = run_steps("prepare_process()")
     assert peak < kept - 250
+
+
+ASIDE = """
+from training.runtime.process import prepare_process
+prepare_process()
+import torch
+from training.runtime.memory import PeakMemory
+
+def step():
+    held = [torch.ones(1 << 20) for _ in range(80)]
+
+memory = PeakMemory(torch.device("cpu"))
+memory.start_training()
+with memory.aside():
+    step()
+memory.reset()
+step()
+print(memory.training_mb())
+"""
+
+
+def test_memory_that_was_taken_aside_and_freed_is_the_next_steps():
+    out = subprocess.run([sys.executable, "-c", ASIDE], capture_output=True, text=True, check=True).stdout
+    assert float(out) == pytest.approx(320, abs=40)

@@ -273,6 +273,20 @@ def test_settings_are_taken_over_as_flags_give_them():
     assert [getattr(args, name) for name in names] == [settings[name] for name in names]
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("folder", "FOLDER"),
+        ("Cifar", "CIFAR"),
+        ("CIFAR100", "CIFAR"),
+        ("cifar10", "CIFAR10"),
+        ("wds/Cifar", "wds/Cifar"),
+    ],
+)
+def test_a_data_set_has_one_name(given, name):
+    assert parse_args(["--data-set", given, "--data-path", "."]).data_set == name
+
+
 # A file of flags
 
 
@@ -370,6 +384,16 @@ def test_a_record_of_a_run_that_was_interrupted_starts_from_new(record):
     assert record("--output_dir out --resume other/a.pth").resume == "other/a.pth"
     assert record("--output_dir out", resume=str(Path("out/checkpoint.pth").resolve())).resume == ""
     assert record("--output_dir out", "--auto-resume", resume="out/checkpoint.pth").auto_resume
+
+
+def test_other_images_may_have_other_classes(record):
+    assert record(EVERYTHING, "--data-path", "/others").nb_classes is None
+    assert record(EVERYTHING, "--data-path", "/others", "--nb-classes", "4").nb_classes == 4
+
+
+def test_finetuning_starts_from_nothing_of_the_run(record):
+    args = record("--pretrained --start-epoch 2", "--finetune", "a.pth", resume="old/checkpoint.pth")
+    assert (args.finetune, args.pretrained, args.start_epoch, args.resume) == ("a.pth", False, 0, "")
 
 
 def test_flags_replace_a_runs_model_data_and_fusion_whole(record):

@@ -60,6 +60,14 @@ def test_a_config_goes_before_a_recipe_and_may_name_it(tmp_path):
     assert parse_args(["--config", str(config), "--recipe", "deit"]).batch_size == 64
 
 
+def test_what_a_recipe_switches_on_can_be_switched_off(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("recipe: short\nunscale-lr: false\nsched-on-updates: false\n")
+    for argv in (["--config", str(path)], ["--recipe", "short", "--no-unscale-lr", "--no-sched-on-updates"]):
+        args = parse_args(argv)
+        assert (args.unscale_lr, args.sched_on_updates) == (False, False)
+
+
 def test_an_unknown_recipe_is_one_line(failing):
     line = failing(parse_args, ["--recipe", "shirt"])
     assert "--recipe" in line
