@@ -61,7 +61,7 @@ def print_overview(
         ("model", f"{settings.model}, {parameters:,} parameters, {height} x {width} pixels{grey}"),
         ("weights", facts.weights + _start(settings, place)),
         ("data", f"{settings.data_set}, {images}, {classes}, {_workers(settings.num_workers)}"),
-        ("device", f"{device_name(world.device)}, {_precision(autocast_dtype(settings, world))}"),
+        ("device", f"{device_name(world.device)}, {_precision(autocast_dtype(settings, world), world.device)}"),
         ("scan", f"{scan.name} backend ({scan.reason})"),
         ("fusion", f"{_strategy(settings, facts)}; tokens before layer 0 and after each layer:"),
         ("", format_counts(facts.token_counts)),
@@ -115,8 +115,12 @@ def _workers(wanted: int) -> str:
     return f"{counted(started, 'loading process', 'loading processes')}{lowered}"
 
 
-def _precision(autocast: torch.dtype | None) -> str:
-    return f"mixed precision in {str(autocast).removeprefix('torch.')}" if autocast else "fp32"
+def _precision(autocast: torch.dtype | None, device: torch.device) -> str:
+    if autocast is None:
+        return "fp32"
+    emulated = autocast is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(False)
+    slow = ", which this GPU only emulates: --amp-dtype float16 is faster" if emulated else ""
+    return f"mixed precision in {str(autocast).removeprefix('torch.')}{slow}"
 
 
 def _recipe(settings: Settings, facts: Facts) -> str:
