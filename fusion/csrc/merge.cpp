@@ -53,13 +53,13 @@ struct Map {
   }
 };
 
-// A size [images, tokens] summed over what fuses, and each token's share in its sum.
+// A size [images, tokens] summed over what fuses, and if asked for, each token's share in its sum.
 template <typename size_t_>
 struct Sizes {
   std::vector<size_t_> share;
   at::Tensor total;
 
-  Sizes(const Map& map, const at::Tensor& size) : share(map.images * map.length) {
+  Sizes(const Map& map, const at::Tensor& size, bool with_shares) : share(with_shares ? map.images * map.length : 0) {
     total = at::empty({map.images, map.left}, size.options());
     const auto size_ = size.contiguous();
     const size_t_* from = size_.const_data_ptr<size_t_>();
@@ -72,17 +72,29 @@ struct Sizes {
         const int64_t s = map.source[image * map.fused + i];
         sum[map.index[row + s]] += from[row + s];
       }
+      if (!with_shares) continue;
       for (int64_t i = 0; i < map.length; ++i) share[row + i] = from[row + i] / sum[map.index[row + i]];
     }
   }
 };
 
+// How many tokens each of those left is made of.
 std::vector<int64_t> counts(const Map& map) {
-  std::vector<int64_t> count(map.images * map.left);
+  std::vector<int64_t> count(map.images * map.left, 1);
   for (int64_t image = 0; image < map.images; ++image) {
-    for (int64_t i = 0; i < map.length; ++i) ++count[image * map.left + map.index[image * map.length + i]];
+    const int64_t* index = map.index + image * map.length;
+    const int64_t* source = map.source + image * map.fused;
+    for (int64_t i = 0; i < map.fused; ++i) ++count[image * map.left + index[source[i]]];
   }
   return count;
+}
+
+// How many tokens from `first` on stand `alone` and lie side by side at their positions: they move at once.
+template <typename Alone>
+int64_t run_from(const int64_t* positions, int64_t first, int64_t end, const Alone& alone) {
+  int64_t i = first;
+  while (i < end && alone(i) && positions[i] == positions[first] + (i - first)) ++i;
+  return i - first;
 }
 
 // Means by number if `share` is null, else sums of the tokens times their shares.
@@ -117,10 +129,13 @@ at::Tensor merge_one(const Map& map, const at::Tensor& x, const size_t_* share, 
       }
       add(sums.data() + sum_of[t], s);
     }
+    const int64_t* keep = map.keep + out_row;
+    const auto alone = [&](int64_t t) { return sum_of[t] < 0; };
     for (int64_t t = 0; t < map.left; ++t) {
       scalar_t* token = to + (out_row + t) * width;
-      if (sum_of[t] < 0) {
-        std::memcpy(token, from + (row + map.keep[out_row + t]) * width, width * sizeof(scalar_t));
+      if (const int64_t run = run_from(keep, t, map.left, alone)) {
+        std::memcpy(token, from + (row + keep[t]) * width, run * width * sizeof(scalar_t));
+        t += run - 1;
         continue;
       }
       const wide_t divisor = share ? wide_t(1) : static_cast<wide_t>(count[out_row + t]);
@@ -140,14 +155,18 @@ at::Tensor spread_one(const Map& map, const at::Tensor& grad, const size_t_* sha
   const scalar_t* from = grad_.const_data_ptr<scalar_t>();
   scalar_t* to = out.mutable_data_ptr<scalar_t>();
   map.for_each_image([&](int64_t image) {
-    for (int64_t i = image * map.length; i < (image + 1) * map.length; ++i) {
-      const int64_t merged = image * map.left + map.index[i];
+    const int64_t row = image * map.length, out_row = image * map.left;
+    const int64_t* index = map.index + row;
+    const auto alone = [&](int64_t i) { return count[out_row + index[i]] == 1; };
+    for (int64_t i = 0; i < map.length; ++i) {
+      const int64_t merged = out_row + index[i];
       const scalar_t* value = from + merged * width;
-      scalar_t* token = to + i * width;
-      if (count[merged] == 1) {
-        std::memcpy(token, value, width * sizeof(scalar_t));
+      scalar_t* token = to + (row + i) * width;
+      if (const int64_t run = run_from(index, i, map.length, alone)) {
+        std::memcpy(token, value, run * width * sizeof(scalar_t));
+        i += run - 1;
       } else if (share) {
-        const wide_t weight = static_cast<wide_t>(share[i]);
+        const wide_t weight = static_cast<wide_t>(share[row + i]);
         for (int64_t c = 0; c < width; ++c) token[c] = static_cast<scalar_t>(static_cast<wide_t>(value[c]) * weight);
       } else {
         const wide_t divisor = static_cast<wide_t>(count[merged]);
@@ -181,7 +200,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> merge(
   const auto count = counts(map);
   at::Tensor merged_hidden, merged_residual, total;
   VIM_FLOATING(size.scalar_type(), size_t_, {
-    const Sizes<size_t_> sizes(map, size);
+    const Sizes<size_t_> sizes(map, size, by_size);
     const size_t_* share = by_size ? sizes.share.data() : nullptr;
     VIM_TOKENS(hidden.scalar_type(), merged_hidden = merge_one<scalar_t>(map, hidden, share, count));
     VIM_TOKENS(residual.scalar_type(), merged_residual = merge_one<scalar_t>(map, residual, share, count));
@@ -199,7 +218,7 @@ std::tuple<at::Tensor, at::Tensor> merge_backward(
   const auto count = counts(map);
   at::Tensor hidden, residual;
   VIM_FLOATING(size.scalar_type(), size_t_, {
-    const Sizes<size_t_> sizes(map, size);
+    const Sizes<size_t_> sizes(map, size, by_size);
     const size_t_* share = by_size ? sizes.share.data() : nullptr;
     VIM_TOKENS(dhidden.scalar_type(), hidden = spread_one<scalar_t>(map, dhidden, share, count));
     VIM_TOKENS(dresidual.scalar_type(), residual = spread_one<scalar_t>(map, dresidual, share, count));
