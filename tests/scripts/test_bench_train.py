@@ -12,8 +12,7 @@ QUICK = ("--model", "vim_pico_patch2_8", "--batch-size", "2", "--runs", "1", "--
 def test_a_row_for_every_contender(tmp_path, capsys):
     flags = ("--fuse", "all:1,2", "upper:4@0.95", "half:0,8,0,0,0,0", "--json", str(tmp_path / "out" / "train.json"))
     bench_train.main([*QUICK, *flags])
-    out = capsys.readouterr().out
-    assert "Matching and merging, fusing all:1: " in out
+    assert "| cutting all:1 | " in capsys.readouterr().out
     figures = json.loads((tmp_path / "out" / "train.json").read_text())["steps"]
     assert list(figures) == [
         "reference scan",
@@ -21,13 +20,19 @@ def test_a_row_for_every_contender(tmp_path, capsys):
         "no fusion, recomputing the scan",
         "no fusion, checkpointing layers",
         "fusing all:1",
+        "cutting all:1",
         "fusing all:2",
+        "cutting all:2",
         "fusing upper:4@0.95",
+        "cutting upper:4@0.95",
         "fusing half",
+        "cutting half",
     ]
     kept = {name: row["kept_mib"] for name, row in figures.items()}
     assert kept["no fusion"] > kept["fusing all:1"] > kept["fusing all:2"]
     assert kept["no fusion"] > kept["no fusion, recomputing the scan"] > kept["no fusion, checkpointing layers"]
+    assert kept["fusing all:2"] > kept["cutting all:2"] > 0.8 * kept["fusing all:2"]  # without what merging keeps
+    assert figures["cutting half"]["mean_tokens"] == figures["fusing half"]["mean_tokens"]
     assert figures["fusing half"]["mean_tokens"] == pytest.approx((17 * 2 + 9 * 4) / 6)
 
 
