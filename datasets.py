@@ -33,7 +33,7 @@ from training.data.image_folder import LinkedImageFolder
 from training.data.transforms import build_transform
 from training.settings.images import DataSettings
 from training.settings.settings import Settings
-from training.words import counted
+from training.words import counted, reason
 
 TIMM_PREFIXES = ("torch", "wds", "tfds")
 
@@ -171,13 +171,8 @@ def _find(
     try:
         source(settings.data_path, download=True)
     except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"{missing}; download failed ({_one_line(error)}); {advice}") from error
+        raise FileNotFoundError(f"{missing}; download failed ({reason(error)}); {advice}") from error
     return _find(settings, names, folders, advice)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.replace("download=True", "--download")  # torchvision's message names its argument
 
 
 def _read(path: Path) -> bytes:
@@ -224,7 +219,7 @@ def _read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
         images = array_pickle.as_array(batch["data"]).astype(np.uint8, casting="safe")
         return rearrange(images, "n (c h w) -> n h w c", c=3, h=32, w=32), labels.astype(np.int64, casting="safe")
     except Exception as error:  # a broken pickle raises nearly everything
-        raise ValueError(f"{path}: not a batch of CIFAR in Python's format ({_one_line(error)})") from error
+        raise ValueError(f"{path}: not a batch of CIFAR in Python's format ({reason(error)})") from error
 
 
 def _read_cifar_names(path: Path, key: str, count: int) -> list[str] | range:
@@ -234,7 +229,7 @@ def _read_cifar_names(path: Path, key: str, count: int) -> list[str] | range:
     try:
         names = array_pickle.load(_read(path))[key]
     except Exception as error:
-        raise ValueError(f"{path}: not CIFAR's names of classes ({_one_line(error)})") from error
+        raise ValueError(f"{path}: not CIFAR's names of classes ({reason(error)})") from error
     if not (isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)):
         raise ValueError(f"{path}: not {count} names of classes")
     return names
@@ -327,9 +322,8 @@ def _timm(is_train: bool, settings: Settings) -> Dataset:
                 **stream,
             )
     except Exception as error:  # each reader has its own ways to fail
-        raise ValueError(
-            f"--data-set {settings.data_set} --data-path {settings.data_path}: {_one_line(error)}"
-        ) from error
+        why = reason(error).replace("download=True", "--download")  # torchvision's message names its argument
+        raise ValueError(f"--data-set {settings.data_set} --data-path {settings.data_path}: {why}") from error
     if hasattr(dataset, "loader"):
         dataset.loader = open_image  # by path, so that a broken file can be named
     return dataset

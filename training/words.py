@@ -1,4 +1,4 @@
-"""Write numbers as they appear in sentences."""
+"""Write numbers and errors as they appear in sentences."""
 
 from datetime import timedelta
 
@@ -11,3 +11,8 @@ def counted(count: int, one: str, several: str | None = None) -> str:
 def clock(seconds: float) -> str:
     """Return a time span in words: 0:00:07, 12:30:00, 2 days, 1:00:00."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message on one line, its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,8 +1,8 @@
-"""Numbers in sentences."""
+"""Numbers and errors in sentences."""
 
 import pytest
 
-from training.words import clock, counted
+from training.words import clock, counted, reason
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ def test_one_and_several(words, said):
 )
 def test_a_span_of_time(seconds, said):
     assert clock(seconds) == said
+
+
+def test_an_error_on_one_line():
+    assert reason(ValueError("so\n  many words")) == "so many words"
+    assert reason(KeyError()) == "KeyError"

@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from training.words import reason
+
 
 def open_image(path: str) -> Image.Image:
     """Open an image without reading its pixels yet.
@@ -71,8 +73,4 @@ def _naming(path: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and path and str(path) in str(error):
             raise
-        raise OSError(f"{path}: broken image ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{path}: broken image ({reason(error)})") from error

@@ -48,13 +48,13 @@ def local_path(name: str) -> str:
         with suppress(EntryNotFoundError):
             return hf_hub_download(**place, local_files_only=True)
         known = [reason for kind, reason in REASONS.items() if isinstance(error, kind)]
-        unknown = f"the Hugging Face hub can't be reached ({_one_line(error)}), and its cache lacks the file"
+        unknown = f"the Hugging Face hub can't be reached ({_first_line(error)}), and its cache lacks the file"
         raise ValueError(known[0] if known else unknown) from None
     try:
         return hf_hub_download(**place)
     except Exception as error:
-        raise ValueError(f"can't be downloaded ({_one_line(error)})") from None
+        raise ValueError(f"can't be downloaded ({_first_line(error)})") from None
 
 
-def _one_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
