@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -84,9 +84,14 @@ class Trainer:
     @property
     def place(self) -> str:
         """Describe where training starts or resumes: epoch, steps done (0 for a stream), and settings that changed."""
-        steps = 0 if isinstance(self.train_batches.dataset, IterableDataset) else self.state.sums.steps
+        steps = 0 if self.streams else self.state.sums.steps
         differs = f", although {', '.join(self.state.changed)}" if self.state.changed else ""
         return f"epoch {self.state.epoch}, step {steps}{differs}"
+
+    @property
+    def streams(self) -> bool:
+        """Return whether training images come as a stream, which can't continue inside an epoch."""
+        return isinstance(self.train_batches.dataset, IterableDataset)
 
     def stage(self, epoch: int) -> Stage:
         """Return the stage that an epoch belongs to."""
@@ -167,15 +172,17 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
             others = watch_others()
             record |= trainer.train(interruption.between(trainer.train_batches), after_step)
             (record["cores_of_others"],) = all_reduce([others.busy_cores()], world, "MAX")
+            acc1 = None
             if trainer.evaluates(epoch):
-                with keeping_the_epoch(state, output_dir):
+                with keeping_the_epoch(state, None if trainer.streams else output_dir):
                     record |= trainer.evaluate(lambda: interruption.between(trainer.test_batches))
+                    acc1 = from_main(record["test_acc1"], world)
             if settings.skip_bad_images:
                 record["skipped_images"] = state.sums.broken
             records.append(record)
             if logbook and not checkpoint.find(output_dir):
                 save(state, output_dir)  # so that a log with epochs always has a checkpoint beside it
-            improved = state.finish_epoch(from_main(record["test_acc1"], world) if "test_acc1" in record else None)
+            improved = state.finish_epoch(acc1)
             if logbook:
                 logbook.write(record)
                 save_epoch(state, output_dir, logbook.epochs, settings.checkpoint_hist, improved)
@@ -196,12 +203,16 @@ def train(trainer: Trainer, logbook: Logbook | None) -> None:
 
 @contextmanager
 def keeping_the_epoch(state: TrainingState, output_dir: Path | None) -> Iterator[None]:
-    """Save if this context fails, by a broken image or for want of memory: the epoch need not be trained again."""
+    """Save if this context fails, by a broken image or for want of memory: the epoch need not be trained again.
+
+    Streams, which train an epoch from its start whenever they continue, keep the state before it.
+    """
     try:
         yield
     except (OSError, RuntimeError, MemoryError):
         if output_dir:
-            save(state, output_dir)
+            with suppress(OSError, RuntimeError):  # what stopped the evaluation matters more
+                save(state, output_dir)
         raise
 
 

@@ -136,6 +136,8 @@ def open_findings(settings: SearchSettings, file: Path | None, fused: Fused) -> 
         "method": asdict(fused.method),
     }
     other = [name for name, value in measured_on.items() if findings.rows and findings.about.get(name) != value]
+    if other and other[0] not in findings.about:
+        raise ValueError(f"{file}: holds a search of an older version; choose another --output_dir")
     if other:
         raise ValueError(f"{file}: holds a search with another {other[0]}; choose another --output_dir")
     command = shlex.join(["python", *sys.argv])

@@ -8,6 +8,7 @@
 #   SEEDS    one run of each row for every seed
 #   HEAD     where several machines meet: the name or address of one of them; each runs the same command, on shared files
 #   NODES    how many machines; PORT, the first port by which they meet (29500), one more for each run
+# Relative paths start at the project's directory, wherever the command is given.
 # Flags after -- go to main.py last and override the table's. Such runs are not the table's, so OUTPUT must name a place
 # for them. A run that was interrupted continues, and one that is done is left alone: the same command starts the table
 # and finishes it after an interruption.

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import main
+import runner
 from training.build.model import new_model
 from training.state.training_state import TrainingState
 
@@ -440,6 +441,15 @@ def test_an_evaluation_that_fails_keeps_the_trained_epoch(refuse, images, tmp_pa
     main.main(["--data-set", "FOLDER", *PLAIN, "--auto-resume", *map(str, flags)])
     assert len(steps) == 1  # when the epoch starts, and after no step
     assert [record["epoch"] for record in map(json.loads, (run / "log.txt").read_text().splitlines())] == [0]
+
+
+def test_an_epoch_that_can_not_be_kept_hides_no_reason(monkeypatch, tmp_path):
+    def full(state, output_dir):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(runner, "save", full)
+    with pytest.raises(OSError, match="a broken image"), runner.keeping_the_epoch(None, tmp_path):
+        raise OSError("a broken image")
 
 
 def test_an_image_of_one_pixel_is_an_image(images, tmp_path):

@@ -355,6 +355,7 @@ def check_flags(program, words, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
         patch.setattr("sys.argv", [str(program), *words])
+        patch.setattr("training.runtime.process.prepare_process", lambda: None)  # it is for processes of their own
         with pytest.raises(Parsed):
             runpy.run_path(str(program), run_name="__main__")
 

@@ -481,7 +481,7 @@ def test_an_epoch_goes_on_with_its_sums():
 def test_no_batch_is_an_error():
     with pytest.raises(OSError, match="no batch"):
         train(Classifier(), [])
-    with pytest.raises(OSError, match="no batch"):
+    with pytest.raises(OSError, match="no test image can be read"):
         evaluate(Classifier(), [], WORLD)
 
 

@@ -65,25 +65,6 @@ sum_t dot(const value_t* a, const value_t* b, int64_t count) {
   return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-template <typename value_t>
-double norm(const value_t* token, int64_t width) {
-  const double norm = std::sqrt(dot<double>(token, token, width));
-  return norm < 1e-12 ? 1e-12 : norm;  // as in F.normalize
-}
-
-// The cosine to be compared. fp64 divides each value, so that those of vectors of one direction are the same.
-template <typename value_t>
-value_t cosine(const value_t* a, const value_t* b, int64_t width) {
-  const double a_norm = norm(a, width), b_norm = norm(b, width);
-  if constexpr (std::is_same_v<value_t, double>) {
-    double sum = 0;
-    for (int64_t c = 0; c < width; ++c) sum += a[c] / a_norm * (b[c] / b_norm);
-    return sum;
-  } else {
-    return static_cast<value_t>(dot<double>(a, b, width) / (a_norm * b_norm));
-  }
-}
-
 // Finds the pairs of one image after another, of n possible sources and m possible targets.
 template <typename scalar_t>
 class Pairs {
@@ -92,11 +73,12 @@ class Pairs {
       : n_(n), m_(m), width_(width), stride_(round_up(width, 8)), columns_(round_up(m, kColumns)),
         slack_(static_cast<float>(2 * width + 16) * std::numeric_limits<float>::epsilon()), a_(n * stride_),
         b_(m * stride_), a_unit_(n * stride_), b_unit_(stride_), panels_(width * columns_, kUnsure),
-        rough_(n * columns_), best_(n), cosine_(n), nearest_(n) {}
+        rough_(n * columns_), best_(n), cosine_(n), a_norm_(n), b_norm_(m), nearest_(n) {}
 
   // Write the r strongest pairs of tokens at a and at b, the strongest first, and the earlier place of equal ones. What
   // is not a number is larger than all, as for torch.max.
   void operator()(const scalar_t* tokens, const int64_t* a, const int64_t* b, int64_t r, int64_t* source, int64_t* target) {
+    std::fill(a_norm_.begin(), a_norm_.end(), 0), std::fill(b_norm_.begin(), b_norm_.end(), 0);
     bool b_sure = true;
     for (int64_t i = 0; i < n_; ++i) {
       best_[i] = take(tokens + a[i] * width_, a_.data() + i * stride_, a_unit_.data() + i * stride_) ? 0 : kUnsure;
@@ -125,6 +107,7 @@ class Pairs {
   std::vector<float> a_unit_, b_unit_, panels_, rough_;  // panels_: the targets [columns / kColumns, width, kColumns]
   std::vector<float> best_;  // the rough cosine of each possible source and its nearest
   std::vector<value_t> cosine_;
+  std::vector<double> a_norm_, b_norm_;  // zero until they are asked for
   std::vector<int64_t> nearest_, order_;
 
   // Write a token's values, and the token of length one in fp32. Return false if fp32 can't hold its length well; the
@@ -196,11 +179,33 @@ class Pairs {
     nearest_[i] = -1;
     for (int64_t j = 0; j < m_; ++j) {
       if (rough_[i * columns_ + j] < least) continue;
-      const value_t exact = cosine(a_.data() + i * stride_, b_.data() + j * stride_, stride_);
+      const value_t exact = cosine(i, j);
       if (nearest_[i] >= 0 && exact <= cosine_[i]) continue;
       nearest_[i] = j, cosine_[i] = exact;
       if (std::isnan(exact)) return;
     }
+  }
+
+  // The cosine to be compared. fp64 divides each value, so that those of vectors of one direction are the same.
+  value_t cosine(int64_t i, int64_t j) {
+    const value_t *a = a_.data() + i * stride_, *b = b_.data() + j * stride_;
+    const double a_norm = norm(a, a_norm_[i]), b_norm = norm(b, b_norm_[j]);
+    if constexpr (std::is_same_v<value_t, double>) {
+      double sum = 0;
+      for (int64_t c = 0; c < width_; ++c) sum += a[c] / a_norm * (b[c] / b_norm);
+      return sum;
+    } else {
+      return static_cast<value_t>(dot<double>(a, b, stride_) / (a_norm * b_norm));
+    }
+  }
+
+  // The norm of a token, at least 1e-12 as in F.normalize; computed if `known` is zero, and then kept there.
+  double norm(const value_t* token, double& known) const {
+    if (known == 0) {
+      known = std::sqrt(dot<double>(token, token, stride_));
+      known = known < 1e-12 ? 1e-12 : known;
+    }
+    return known;
   }
 };
 

@@ -82,7 +82,7 @@ def init_world(device: str | None) -> World:
     if kind == "cuda" and _sees_its_own_gpu_alone():
         os.environ["LOCAL_RANK"] = "0"  # timm takes the GPU of this number among those that the process sees
         world = init_distributed_device_so(device)
-        os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+        os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
     else:
         world = init_distributed_device_so(device)
     group = dist.new_group(backend="gloo") if world["distributed"] and kind == "cuda" else None
@@ -102,8 +102,8 @@ def check_gpu(device: str) -> None:
 
 def _sees_its_own_gpu_alone() -> bool:
     """Return whether srun gave this process a GPU of its own, as --gpus-per-task does, and hid those of the others."""
-    numbered = int(os.environ.get("SLURM_LOCALID", 0)) > 0 and "LOCAL_RANK" not in os.environ
-    return numbered and torch.cuda.device_count() == 1
+    given = bool({"SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND"} & os.environ.keys())
+    return given and "LOCAL_RANK" not in os.environ and torch.cuda.device_count() == 1
 
 
 # gloo's thread releases a tensor shortly after its sum is ready. If it held the last reference, it would delete a

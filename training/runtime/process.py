@@ -16,6 +16,8 @@ def flush_denormals() -> None:
 
     Gradients that decay over a long sequence end there, and Intel's processors take a hundred times as long over them.
     """
+    import numpy as np
     import torch  # only now, since OpenMP reads the settings of threads when it is imported
 
+    np.finfo(np.float32), np.finfo(np.float64)  # found now, or older versions would warn that the smallest are zero
     torch.set_flush_denormal(True)

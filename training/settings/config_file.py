@@ -6,6 +6,7 @@ from pathlib import Path
 
 from training.settings.facts import Facts
 from training.settings.flag import groups, names
+from training.settings.kinds import with_names_of_now
 from training.settings.over_run import taken_over
 from training.settings.parser import Parser
 from training.settings.settings import Settings
@@ -33,7 +34,7 @@ def read_config(parser: Parser, flag: str, path: str | Path, argv: list[str]) ->
         if not isinstance(values, dict):
             raise ValueError("holds no flags with values")
         if FACTS & values.keys():
-            values = repeated(parser.read(argv), said, values)
+            values = repeated(parser.read(argv), said, with_names_of_now(values))
         words = [(parser.meaning(name), parser.words(name, value)) for name, value in values.items()]
         return [word for meaning, some in words if meaning not in said for word in some]
     except RecursionError:
@@ -48,8 +49,8 @@ def repeated(given: Settings, said: set[str], run: dict) -> dict:
     left_out = {*FACTS, *starts, *led} - taken_over(given, said, run).keys()
     if given.finetune:
         left_out |= {"pretrained", "finetune_ema", "resume", "start_epoch"}  # other weights to start from
-    if "data_path" in said:
-        left_out.add("nb_classes")  # the run's own images had so many
+    if "data_path" in said and "/" not in run.get("data_set", ""):
+        left_out.add("nb_classes")  # the run's own images had so many; others tell how many they have
     if Path(run.get("resume", "")).parent.resolve() == Path(run.get("output_dir", "")).resolve():
         left_out.add("resume")  # it resumed from its own checkpoint
     return {name: value for name, value in run.items() if name not in left_out}

@@ -27,6 +27,12 @@ def data_set_name(text: str) -> str:
     return "CIFAR" if name == "CIFAR100" else name
 
 
+def with_names_of_now(run: dict) -> dict:
+    """Return a run's settings with the data set's name as its flag gives it; older versions kept it as it was typed."""
+    name = run.get("data_set")
+    return run | {"data_set": data_set_name(name)} if isinstance(name, str) else run
+
+
 def key_value(text: str) -> str:
     """Check that a word is KEY=VALUE, a type for argparse; `keyword_arguments` reads it."""
     key, equals, _ = text.partition("=")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from training.settings.kinds import with_names_of_now
 from training.state import history, hub
 from training.state.entries import check_entries, is_plain_tensor, is_settings
 
@@ -137,6 +138,8 @@ def load(path: str, flag: str = "--resume") -> dict:
         raise ValueError(f"{flag} {path}: its settings are no table of names and values")
     if not _is_names(state.get("classes")):
         raise ValueError(f"{flag} {path}: its classes are no list of names")
+    if "settings" in state:
+        state["settings"] = with_names_of_now(state["settings"])
     return state
 
 

@@ -92,6 +92,7 @@ def test_gpus_that_are_not_there(monkeypatch, launcher, device, local_rank, foun
 def test_a_task_that_sees_its_own_gpu_alone_takes_it(monkeypatch):
     """As srun's --gpus-per-task hides the others."""
     task = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "MASTER_ADDR": "localhost"}
+    task["SLURM_GPUS_PER_TASK"] = "1"
     others = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     monkeypatch.setattr(os, "environ", others | task)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -104,8 +105,8 @@ def test_a_task_that_sees_its_own_gpu_alone_takes_it(monkeypatch):
 
     monkeypatch.setattr(distributed, "init_distributed_device_so", joined)
     assert init_world(None).device == torch.device("cuda:0")
-    assert os.environ["LOCAL_RANK"] == "3"
-    del os.environ["SLURM_LOCALID"]
+    assert os.environ.pop("LOCAL_RANK") == "3"
+    del os.environ["SLURM_GPUS_PER_TASK"]  # all tasks share what they see
     with pytest.raises(ValueError, match="local process 3: this machine has 1 GPU"):
         check_gpu("cuda")
 

@@ -389,6 +389,13 @@ def test_a_record_of_a_run_that_was_interrupted_starts_from_new(record):
 def test_other_images_may_have_other_classes(record):
     assert record(EVERYTHING, "--data-path", "/others").nb_classes is None
     assert record(EVERYTHING, "--data-path", "/others", "--nb-classes", "4").nb_classes == 4
+    stream = "--data-set wds/x --data-path /images --nb-classes 3"
+    assert record(stream, "--data-path", "/others").nb_classes == 3  # which a stream can't tell
+
+
+def test_names_that_older_versions_kept_as_they_were_typed(record):
+    args = record(EVERYTHING, "--data-set", "folder", data_set="folder")
+    assert (args.data_set, args.data_path, args.nb_classes) == ("FOLDER", "/images", 3)
 
 
 def test_finetuning_starts_from_nothing_of_the_run(record):

@@ -169,3 +169,10 @@ def test_the_checkpoint_to_go_on_from_is_the_one_that_is_furthest(tmp_path):
             found, saved = checkpoint.newest(tmp_path)
             assert (found, saved["epoch"]) == (str(expected), max(there, other)[0])
             os.utime(touched, (1e9, 1e9))
+
+
+def test_data_sets_are_named_as_their_flag_gives_them(tmp_path):
+    """Older versions kept them as they were typed."""
+    for typed, name in (("cifar100", "CIFAR"), ("folder", "FOLDER"), ("wds/x", "wds/x")):
+        torch.save({"model": WEIGHTS, "settings": {"data_set": typed}}, tmp_path / "a.pth")
+        assert checkpoint.load(str(tmp_path / "a.pth"))["settings"] == {"data_set": name}
