@@ -272,7 +272,9 @@ class VisionMamba(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a new one, and the pooling if global_pool is given."""
+        """Replace the head by a new one, and the pooling if global_pool is given; raise ValueError if that can't be."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0, not {num_classes}")
         if global_pool is not None:
             if global_pool not in POOLS:
                 raise ValueError(f"global_pool must be one of {', '.join(POOLS[1:])} or '', not {global_pool!r}")

@@ -30,6 +30,10 @@ class TokenFusion(nn.Module):
         self.r, self.method = r, method
         self.observe: Callable[[Matching], None] | None = None
 
+    def __getstate__(self) -> dict:
+        """Leave out who looks on: a copy is not traced."""
+        return self.__dict__ | {"observe": None}
+
     def forward(self, tokens: NamedTuple, parts: Mapping[str, Tensor] | None = None) -> NamedTuple:
         """Fuse; `parts` are those of the layer's mixer, [B, L, ...], that the method names, if it names any."""
         self._check(tokens)

@@ -33,10 +33,12 @@ def match(
         score: [B, L], how much each token is needed; None if places decide.
 
     Raises:
-        ValueError: r is negative.
+        ValueError: r is negative, or the method needs a score and there is none.
     """
     if r < 0:
         raise ValueError(f"the number of tokens to fuse must be at least 0, not {r}")
+    if score is None and method.score != "place":
+        raise ValueError(f"the method's `score` {method.score} is missing: give the scores of the tokens")
     B, L, _ = metric.shape
     protected = torch.empty(B, 0, dtype=torch.long, device=metric.device) if cls_index is None else cls_index
     r = min(r, (L - protected.shape[1]) // 2)

@@ -75,8 +75,13 @@ class Matching:
         return self.merge(hidden), self.merge(residual), self.group_sum(size)
 
     def prune(self, x: Tensor) -> Tensor:
-        """Drop the sources and leave the survivors as they are: [B, L, ...] -> [B, L - r, ...]."""
+        """Drop the sources and leave the survivors as they are: [B, L, ...] -> [B, L - r, ...]; raises as group_sum."""
+        self._check(x)
         return x.flatten(0, 1).index_select(0, self._rows()[0]).unflatten(0, self.keep.shape)
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[:2] != self.index.shape:
+            raise ValueError(f"matched {tuple(self.index.shape)} tokens, not {tuple(x.shape[:2])}")
 
     def _rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.rows or rows_of_all(self.keep, self.source, self.target, self.index)
@@ -87,8 +92,7 @@ class Matching:
         Raises:
             ValueError: x doesn't have the B images and L tokens that were matched.
         """
-        if x.shape[:2] != self.index.shape:
-            raise ValueError(f"matched {tuple(self.index.shape)} tokens, cannot merge {tuple(x.shape[:2])}")
+        self._check(x)
         add_up = GroupSum.forward if is_transformed() else GroupSum.apply
         return add_up(x.flatten(0, 1), *self._rows()).unflatten(0, self.keep.shape)
 

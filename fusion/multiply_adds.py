@@ -79,6 +79,8 @@ def plan_at_cost(
         ValueError: the strategy leaves more than this share whatever it fuses, or so little has to fuse that no plan is
             nearer to it than none; or `plan` can't make a plan of these arguments.
     """
+    if math.isnan(share):
+        raise ValueError("`share` must be a number, not nan")
     depth, patches = len(model.layers), model.patch_embed.num_patches
     whole = flops(model, (0,) * depth)
 

@@ -1,6 +1,7 @@
 """Draw what fusion does to an image, with matplotlib, in colours that colour-blind readers can tell apart."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from textwrap import fill
 
 import numpy as np
@@ -107,7 +108,7 @@ def draw_counts(counts: dict[str, Sequence[int]]) -> Figure:
     """Draw the tokens before layer 0 and after each layer, one stepped line for each name."""
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
     axis = figure.subplots()
-    for (name, values), colour in zip(counts.items(), PALETTE, strict=False):
+    for (name, values), colour in zip(counts.items(), cycle(PALETTE), strict=False):
         axis.stairs(values, np.arange(len(values) + 1) - 0.5, baseline=None, label=name, color=colour, linewidth=2)
     axis.set_xlabel("layer (last step: after all of them)")
     axis.set_ylabel("tokens that go in")

@@ -155,6 +155,8 @@ def _check_amount(strategy: str, tokens: int, total: int | None) -> None:
     if tokens and total is not None:
         raise ValueError("`tokens` and `total` exclude each other: tokens a layer, or in all layers")
     name, amount = ("tokens", tokens) if total is None else ("total", total)
+    if amount % 1:
+        raise ValueError(f"`{name}` must be a whole number, not {amount}")
     if amount < 0:
         raise ValueError(f"`{name}` must be at least 0, not {amount}")
     if strategy == "no" and amount > 0:

@@ -337,14 +337,16 @@ OPTIMIZERS = {
     "fused": lambda model: torch.optim.AdamW(model.parameters(), lr=0.1, fused=True),
     "waiting": lambda model: torch.optim.AdamW(model.parameters(), lr=0.1, fused=False),
     "timm": lambda model: create_optimizer_v2(model, "lamb", lr=0.1, weight_decay=0.1),
+    "momentum": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True),
 }
 
 
+@pytest.mark.parametrize("bad", [0, 1])
 @pytest.mark.parametrize("read_every", [1, 2, 50])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_bad_step_leaves_weights_and_the_optimizer_as_they_are(optimizer, read_every):
+def test_a_bad_step_leaves_weights_and_the_optimizer_as_they_are(optimizer, read_every, bad):
     ends = []
-    for loader in (with_bad_batch(1), [batch for i, batch in enumerate(batches(4)) if i != 1]):
+    for loader in (with_bad_batch(bad), [batch for i, batch in enumerate(batches(4)) if i != bad]):
         model, sums = Classifier(), EpochSums()
         stepping = OPTIMIZERS[optimizer](model)
         settings = {"bad_steps": BadSteps(allowed=1), "read_every": read_every, "sums": sums}

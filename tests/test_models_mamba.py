@@ -251,6 +251,8 @@ def test_pools():
     model = small(class_token="none", global_pool="max")
     features = model.forward_features(images())
     torch.testing.assert_close(model(images()), model.head(features).amax(dim=1))
+    with pytest.raises(ValueError, match="num_classes must be at least 0, not -1"):
+        model.reset_classifier(-1)
     model.reset_classifier(4, "last")
     torch.testing.assert_close(model(images()), model.head(features[:, -1]))
     model.reset_classifier(4, "avg")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from fusion import match
+from fusion import Method, match
 
 
 @st.composite
@@ -239,6 +239,14 @@ def test_refuses_a_negative_r():
 def test_refuses_tokens_that_were_not_matched(shape):
     with pytest.raises(ValueError, match=r"matched \(2, 8\) tokens"):
         match(torch.randn(2, 8, 3), 2).merge(torch.randn(shape))
+    with pytest.raises(ValueError, match=r"matched \(2, 8\) tokens"):
+        match(torch.randn(2, 8, 3), 2).prune(torch.randn(shape))
+
+
+@pytest.mark.parametrize("order", ["similar", "lowest"])
+def test_refuses_a_score_that_is_missing(order):
+    with pytest.raises(ValueError, match="the method's `score` delta is missing"):
+        match(torch.randn(1, 4, 2), 1, method=Method(score="delta", match=order))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -130,3 +130,8 @@ def test_a_cost_counts_every_layer_of_the_plan():
     """Layers above those that fuse count too: the same tokens cost the less the earlier they fuse."""
     fused = [sum(fusion.plan_at_cost(PICO, 0.9, strategy, layer)) for strategy, layer in PLACES[2:5]]
     assert fused[0] < fused[2]
+
+
+def test_a_share_is_a_number():
+    with pytest.raises(ValueError, match="`share` must be a number"):
+        fusion.plan_at_cost(PICO, float("nan"), "all")

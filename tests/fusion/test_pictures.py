@@ -125,3 +125,8 @@ def test_a_traced_model_is_left_as_it_was():
     with pytest.raises(ValueError, match="takes images of"):
         pictures.traced(model, torch.rand(1, 3, 9, 9))
     assert [module.training for module in model.modules()] == before
+
+
+def test_counts_of_any_number_of_plans():
+    figure = pictures.draw_counts({str(r): [17, 17 - r] for r in range(9)})
+    assert len(figure.axes[0].patches) == 9

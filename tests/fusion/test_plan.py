@@ -164,6 +164,7 @@ def test_share_to_keep(share, total):
         ({"strategy": "all", "tokens": 3, "total": 9}, "`tokens` and `total` exclude each other"),
         ({"strategy": "all", "total": 0}, "fuses nothing without"),
         ({"strategy": "all", "total": -3}, "`total` must be at least 0, not -3"),
+        ({"strategy": "all", "tokens": 1.5}, "`tokens` must be a whole number, not 1.5"),
         ({"strategy": "no", "total": 3}, "`total` 3 fuses nothing"),
         ({"strategy": "all", "tokens": 3, "schedule": "rising"}, "`schedule` must be one of constant, decr"),
         ({"strategy": "no", "schedule": "increasing"}, "`schedule` increasing has no effect if no layer"),

@@ -1,5 +1,7 @@
 """Tracing: groups composed exactly through all layers, counts, and no trace of it afterwards."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -96,6 +98,15 @@ def test_a_pass_that_stops_early_leaves_nothing_of_the_one_before():
         model(IMAGES)
         model.forward_intermediates(IMAGES, indices=[1], stop_early=True)
     assert len(trace.before) == len(trace.after) == len(trace.matchings) == 2
+
+
+def test_a_copy_is_not_traced():
+    model = build()
+    with fusion.trace(model):
+        copy = deepcopy(model)
+    with fusion.trace(copy) as trace:
+        copy(IMAGES)
+    assert len(trace.matchings) == 3
 
 
 def test_one_trace_at_a_time():

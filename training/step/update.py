@@ -45,10 +45,11 @@ def update(
 def step_if(good: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Let the optimizer step if `good`, a bool [] on the device; otherwise leave weights and its state unchanged.
 
-    Fused optimizers (Adam and AdamW here) decide on the device, through the attributes that GradScaler sets. For all
-    other optimizers, `good` is waited for once a step: undoing a step would need a copy of all weights and averages.
+    Fused Adam and AdamW decide on the device, through the attributes that GradScaler sets. For all other optimizers,
+    `good` is waited for once a step: undoing a step would need a copy of all weights and averages, and fused SGD, if
+    its first step is skipped, goes on with a momentum that it never wrote.
     """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
+    if isinstance(optimizer, torch.optim.Adam) and getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer.grad_scale, optimizer.found_inf = None, (~good).float()
         optimizer.step()
         del optimizer.grad_scale, optimizer.found_inf
