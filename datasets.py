@@ -273,7 +273,7 @@ def _image_folder(is_train: bool, settings: DataSettings) -> LabelledImages:
     try:
         folder = LinkedImageFolder(split)
         if other.is_dir() and (odd := set(folder.classes) ^ set(find_classes(other)[0])):
-            raise ValueError(f"{root}: classes in only one of train/ and val/: {', '.join(sorted(odd))}")
+            raise ValueError(f"--data-path {root}: classes in only one of train/ and val/: {', '.join(sorted(odd))}")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--data-path {root}: {error}") from error
     return LabelledImages([path for path, _ in folder.samples], folder.targets, folder.classes, open_image)

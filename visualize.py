@@ -26,6 +26,7 @@ from training.build.model import with_image_size
 from training.build.weights import restore
 from training.data import decoding
 from training.data.loaders import spread
+from training.records.logbook import make_directory
 from training.settings.checkpoint import CheckpointSettings
 from training.settings.failure import in_one_line, tell
 from training.settings.flag import flag
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         test_set = None if settings.image else build_test_set(settings)
         layers = chosen_layers(settings.layers, model)
         output_dir = Path(settings.output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
+        make_directory(output_dir)
         figures = pictures.draw_all(model, read_image(settings, test_set), layers)
         if test_set is not None:
             figures["redundancy"] = pictures.draw_redundancy(redundancies(model, test_set, settings.images or 256))

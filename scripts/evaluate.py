@@ -43,6 +43,7 @@ from training.build.weights import restore
 from training.data.loaders import spread, usable_workers
 from training.records import evaluations
 from training.records.findings import Findings, interruptible
+from training.records.logbook import make_directory
 from training.records.tables import markdown
 from training.runtime.distributed import World, init_world
 from training.runtime.machine import device_name, versions
@@ -118,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         world = init_world(given.device)
         contenders = build_contenders(parser, argv, given, world)
         if output_dir:
-            output_dir.mkdir(parents=True, exist_ok=True)
+            make_directory(output_dir)
         findings = Findings(file)
         rows = [evaluated(contender, findings, world) for contender in contenders]
         place = {"device": device_name(world.device), "scan": ssm.pick(world.device.type).name}

@@ -38,6 +38,7 @@ from training.build.model import with_image_size
 from training.build.weights import restore
 from training.data.loaders import spread, usable_workers
 from training.records.findings import Findings, interruptible
+from training.records.logbook import make_directory
 from training.records.tables import markdown
 from training.runtime.distributed import init_world
 from training.runtime.machine import device_name, versions
@@ -125,7 +126,7 @@ def load_images(settings: SearchSettings, classes: list[str] | None) -> tuple[li
 def open_findings(settings: SearchSettings, file: Path | None, fused: Fused) -> Findings:
     """Open what an earlier start of this search kept; raise ValueError if it is of another model or other images."""
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(file.parent)
     findings = Findings(file)
     measured_on = {
         "sha256": checkpoint.sha256(settings.resume),

@@ -236,7 +236,7 @@ def a_class_without_images(folder, images):
 
 
 def classes_of_val_that_differ(folder, images):
-    """classes in only one of train/ and val/: dark, dusk"""
+    """data: classes in only one of train/ and val/: dark, dusk"""
     shutil.copytree(images, folder / "data")
     (folder / "data" / "val" / "dark").rename(folder / "data" / "val" / "dusk")
     return "--data-path", folder / "data"

@@ -131,7 +131,10 @@ def go_on(settings: RunSettings, state: TrainingState, changed: list[str]) -> No
         ValueError: Settings or images differ, and --resume-anyway is not given.
     """
     if changed and not settings.resume_anyway:
-        raise ValueError(f"{', '.join(changed)}: weights would differ from those of one run; --resume-anyway allows it")
+        raise ValueError(
+            f"{', '.join(changed)}: weights would differ from those of one run; repeat the run's flags, which its "
+            "args.json holds, or give --resume-anyway"
+        )
     state.changed = changed
     if changed and state.sums.steps:
         state.sums = EpochSums()  # the rest of the epoch no longer consists of the same batches

@@ -39,7 +39,9 @@ def read_config(parser: Parser, flag: str, path: str | Path, argv: list[str]) ->
         return [word for meaning, some in words if meaning not in said for word in some]
     except RecursionError:
         parser.error(f"argument {flag}: {path}: its lists are too deep")
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        parser.error(f"argument {flag}: {path}: {error.strerror}")
+    except (TypeError, ValueError, yaml.YAMLError) as error:
         parser.error(f"argument {flag}: {path}: {error}")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.settings.kinds import with_names_of_now
 from training.state import history, hub
 from training.state.entries import check_entries, is_plain_tensor, is_settings
+from training.words import reason
 
 
 def save(path: Path, state: dict) -> None:
@@ -123,8 +124,10 @@ def load(path: str, flag: str = "--resume") -> dict:
     try:
         state = load_file(file) if file.suffix == ".safetensors" else _load_plain(file)
     except Exception as error:  # a broken file can raise nearly any exception
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{flag} {path}: not a checkpoint of tensors and plain data ({reason})") from None
+        # Of what is no archive, PyTorch says nothing of use, or advises to run code in the file.
+        broken = file.suffix == ".safetensors" or isinstance(error, RuntimeError)
+        why = f" ({reason(error).partition('. ')[0]})" if broken else ""
+        raise ValueError(f"{flag} {path}: not a checkpoint of tensors and plain data{why}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{flag} {path}: holds a {type(state).__name__} instead of a checkpoint")
     if "model" not in state and isinstance(state.get("state_dict"), dict):  # of timm's training script
@@ -149,6 +152,8 @@ def _local(path: str, flag: str) -> Path:
         file = Path(hub.local_path(path) if hub.is_on_hub(path) else path)
     except ValueError as error:
         raise ValueError(f"{flag} {path}: {error}") from None
+    if file.is_dir():
+        raise ValueError(f"{flag} {path}: is a directory; name a file in it, such as {file / 'checkpoint.pth'}")
     if not file.is_file():
         raise ValueError(f"{flag} {path}: no such file")
     return file

@@ -176,3 +176,12 @@ def test_data_sets_are_named_as_their_flag_gives_them(tmp_path):
     for typed, name in (("cifar100", "CIFAR"), ("folder", "FOLDER"), ("wds/x", "wds/x")):
         torch.save({"model": WEIGHTS, "settings": {"data_set": typed}}, tmp_path / "a.pth")
         assert checkpoint.load(str(tmp_path / "a.pth"))["settings"] == {"data_set": name}
+
+
+def test_no_advice_to_run_code_in_a_file(tmp_path):
+    (tmp_path / "a.pth").write_text("hello")
+    with pytest.raises(ValueError, match="not a checkpoint of tensors and plain data$"):
+        checkpoint.load(str(tmp_path / "a.pth"))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ValueError, match="run: is a directory; name a file in it, such as .*run/checkpoint.pth"):
+        checkpoint.load(str(tmp_path / "run"))
