@@ -105,6 +105,7 @@ def test_without_fusion_it_says_what_to_give_and_draws_the_rest(pictures, tmp_pa
         (("--data-set", "DIGIT"), "did you mean DIGITS"),
         (("--indx", 3), "unknown argument --indx, did you mean --index"),
         (("--resume", "/nowhere.pth"), "--resume /nowhere.pth: no such file"),
+        (("--output_dir", f"{__file__}/out"), "/out: can't be written (Not a directory)"),
     ],
 )
 def test_what_is_wrong_is_one_line(error, flags, message):

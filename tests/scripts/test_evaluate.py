@@ -220,6 +220,7 @@ def test_the_method_of_the_run_counts(trained, evaluated, tmp_path):
         (("--plan", "no"), "unknown argument --plan, did you mean --plans"),
         (("--data-path", "/nowhere"), "/nowhere"),
         (("--data-set", "wds/x"), "is a stream"),
+        (("--output_dir", f"{__file__}/out"), "/out: can't be written (Not a directory)"),
     ],
 )
 def test_what_is_wrong_is_one_line(error, flags, message):

@@ -104,6 +104,7 @@ def test_flags_change_what_they_say(searched):
         (("--cost", "0.01"), "--cost 0.01 is less than any plan can reach: 0."),
         (("--resume", "/nowhere.pth"), "/nowhere.pth: no such file"),
         (("--data-set", "wds/x"), "is a stream"),
+        (("--output_dir", f"{__file__}/out"), "/out: can't be written (Not a directory)"),
     ],
 )
 def test_what_is_wrong_is_one_line(searched, failing, flags, message):
@@ -120,4 +121,10 @@ def test_another_search_in_the_directory_is_refused(searched, tmp_path, capsys):
     with pytest.raises(SystemExit):
         searched("--output_dir", tmp_path, "--eval-crop-ratio", "0.5")
     assert "search.json: holds a search with another eval_crop_ratio" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "search.json").read_text())
+    (tmp_path / "search.json").write_text(json.dumps({name: kept[name] for name in kept if name != "in_chans"}))
+    with pytest.raises(SystemExit):
+        searched("--output_dir", tmp_path)
+    assert "search.json: holds a search of an older version; choose another --output_dir" in capsys.readouterr().err
+    (tmp_path / "search.json").write_text(json.dumps(kept))
     searched("--output_dir", tmp_path, "--cost", "0.8")  # what plans change does not depend on the cost

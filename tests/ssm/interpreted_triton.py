@@ -92,6 +92,15 @@ def test_what_does_not_fit_is_refused(name):
         triton.selective_scan(**inputs)
 
 
+def test_a_filter_that_does_not_fit_is_refused():
+    x, weight, bias = torch.zeros(1, 3, 8), torch.zeros(8, 4), torch.zeros(8)
+    for wrong, name in (((x, weight[1:], bias), "weight"), ((x, weight, bias[1:]), "bias")):
+        with pytest.raises(ValueError, match=f"{name} must be of shape"):
+            triton.causal_conv1d(*wrong)
+    with pytest.raises(ValueError, match="bias must be on cpu, not meta"):
+        triton.causal_conv1d(x, weight, bias.to("meta"))
+
+
 @pytest.mark.parametrize(("L", "N"), [(3, 20), (1, 64)])
 def test_many_states(L, N):
     forward, gradient = worst("selective_scan", scan_inputs(1, L, 8, N, dtype=torch.float64), torch.float32, False)

@@ -79,12 +79,12 @@ def init_world(device: str | None) -> World:
         raise ValueError(f"--device {device}: must be cpu, cuda or cuda:N")
     if kind == "cuda":
         check_gpu(device)
-    if kind == "cuda" and _sees_its_own_gpu_alone():
+    alone = kind == "cuda" and _sees_its_own_gpu_alone()
+    if alone:
         os.environ["LOCAL_RANK"] = "0"  # timm takes the GPU of this number among those that the process sees
-        world = init_distributed_device_so(device)
+    world = init_distributed_device_so(device)
+    if alone:
         os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
-    else:
-        world = init_distributed_device_so(device)
     group = dist.new_group(backend="gloo") if world["distributed"] and kind == "cuda" else None
     return World(torch.device(world["device"]), world["global_rank"], world["world_size"], group)
 

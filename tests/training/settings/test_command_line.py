@@ -346,6 +346,12 @@ def test_a_wrong_file_of_flags_is_one_line(tmp_path, failing, text, complaint):
     assert complaint in failing(configured, tmp_path, text)
 
 
+def test_a_file_of_flags_that_is_missing_is_named_once(tmp_path, failing):
+    line = failing(parse_args, ["--config", str(tmp_path / "run.yaml")])
+    assert "run.yaml: No such file or directory (see --help)" in line
+    assert line.count("run.yaml") == 1
+
+
 # A run's args.json
 
 
